@@ -1,0 +1,88 @@
+"""What wakes an agent: recorded events, immutable and the same in every replay."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+
+class Tick(_Record):
+    """An occurrence of a schedule.
+
+    nominal: when the schedule says it happens. actual: when it was fired, at or after that.
+    missed: earlier occurrences that this one stands for, because nothing was running then (`misfire="fire_once"`),
+    oldest first, at most 100 of them; `missed_count` counts them all.
+    """
+
+    kind: Literal["tick"] = "tick"
+    nominal: AwareDatetime
+    actual: AwareDatetime
+    schedule: str = ""
+    tz: str = "UTC"
+    missed: tuple[AwareDatetime, ...] = ()
+    missed_count: int = 0
+
+
+class Attachment(_Record):
+    """A file that came with a message, by reference: `url` is the provider's, and may need its credentials."""
+
+    url: str
+    content_type: str = "application/octet-stream"
+    name: str | None = None
+
+
+class Message(_Record):
+    """Something said, by a person (`from_` is the contact's id) or to one (`to` is the contact's id)."""
+
+    kind: Literal["message"] = "message"
+    id: str
+    text: str
+    from_: str | None = None
+    to: str | None = None
+    channel: str
+    at: AwareDatetime
+    subject: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+
+class Signal(_Record):
+    """Something that happened outside, in the terms of CloudEvents 1.0: `type`, `source`, `id`, `subject`, `time`."""
+
+    kind: Literal["signal"] = "signal"
+    type: str = Field(min_length=1)
+    data: JsonValue = None
+    id: str
+    source: str = "wakeloop"
+    subject: str | None = None
+    time: AwareDatetime
+
+
+class Call(_Record):
+    """A start by hand, through the API, or by another agent. `by` is the parent run's id, if there is one."""
+
+    kind: Literal["call"] = "call"
+    input: JsonValue = None
+    by: str | None = None
+
+
+Event = Annotated[Tick | Message | Signal | Call, Field(discriminator="kind")]
+EVENT: TypeAdapter[Tick | Message | Signal | Call] = TypeAdapter(Event)
+
+
+def dump_event(event: Tick | Message | Signal | Call) -> str:
+    """The event as JSON text, without what is at its default."""
+    data: dict[str, Any] = event.model_dump(mode="json", exclude_defaults=True)
+    return _JSON.dump_json({"kind": event.kind, **data}).decode()
+
+
+def load_event(text: str | bytes) -> Tick | Message | Signal | Call:
+    """The event that `dump_event` wrote."""
+    return EVENT.validate_json(text)
+
+
+_JSON: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
