@@ -42,6 +42,7 @@ class WakeloopError(Exception):
 
 def _rebuild(cls: type[WakeloopError], args: tuple[Any, ...], facts: dict[str, Any]) -> WakeloopError:
     error = cls.__new__(cls, *args)
+    error.args = args
     error.__dict__.update(facts)
     return error
 
