@@ -1,0 +1,154 @@
+"""What the tests of the SMS channel share: settings, signed requests, and a web server for webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import parse_qsl, urlencode
+from urllib.request import Request, urlopen
+
+from wakeloop.channel import (
+    ChannelServices,
+    DeliveryUpdate,
+    Incoming,
+    Outgoing,
+    RawRequest,
+    Receipt,
+)
+from wakeloop.errors import (
+    InvalidWebhook,
+)
+from wakeloop.testing.twilio import ACCOUNT_SID, AUTH_TOKEN, NUMBER, TwilioStandIn, sign
+from wakeloop_channels.twilio import TwilioChannel
+
+PAYLOADS = Path(__file__).parents[1] / "payloads" / "twilio"
+FORM = "application/x-www-form-urlencoded"
+PUBLIC_URL = "https://agents.example.com/hooks/sms?tenant=b&account=a%20c"
+ALICE = "+15555550100"
+SERVICE = "MG" + "0123456789abcdef" * 2
+SID = "SM" + "0" * 31
+T = TypeVar("T")
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    section = {"account_sid": ACCOUNT_SID, "auth_token": AUTH_TOKEN, "from_number": NUMBER, **changes}
+    return {name: value for name, value in section.items() if value is not None}
+
+
+def channel(*, webhook_url: str | None = None, **changes: Any) -> TwilioChannel:
+    return TwilioChannel.from_settings(settings(**changes), ChannelServices(webhook_url=webhook_url))
+
+
+def outgoing(text: str = "What comes first?", to: str = ALICE, *, age: float = 0.0) -> Outgoing:
+    claimed_at = datetime.now(UTC) - timedelta(seconds=age)
+    return Outgoing(key="d1", address=to, text=text, claimed_at=claimed_at)
+
+
+def using(sms: TwilioChannel, use: Callable[[TwilioChannel], Awaitable[T]]) -> T:
+    """Run `use` on a loop of its own, and close the channel's connections there."""
+
+    async def run() -> T:
+        try:
+            return await use(sms)
+        finally:
+            await sms.close()
+
+    return asyncio.run(run())
+
+
+def send(sms: TwilioChannel, message: Outgoing) -> Receipt:
+    return using(sms, lambda it: it.send(message))
+
+
+def find_sent(sms: TwilioChannel, message: Outgoing, *known: str) -> Receipt | None:
+    return using(sms, lambda it: it.find_sent(message, frozenset(known)))
+
+
+def signed(
+    body: bytes, *, url: str = PUBLIC_URL, token: str = AUTH_TOKEN, content_type: str = FORM, **headers: str
+) -> RawRequest:
+    parameters = (
+        parse_qsl(body.decode("latin-1"), keep_blank_values=True) if content_type.startswith(FORM) else []
+    )
+    signature = sign(url, parameters, token)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return RawRequest(
+        method="POST",
+        url=url,
+        headers={"content-type": content_type, "x-twilio-signature": signature, **named},
+        body=body,
+    )
+
+
+def payload(name: str) -> RawRequest:
+    return signed((PAYLOADS / f"{name}.form").read_bytes())
+
+
+def form(**parameters: str) -> RawRequest:
+    return signed(urlencode(parameters).encode())
+
+
+def call(twilio: TwilioStandIn, path: str, *, token: str = AUTH_TOKEN, **query: str) -> dict[str, Any]:
+    """GET a resource of the account, as any HTTP client would."""
+    url = f"{twilio.url}/2010-04-01/Accounts/{ACCOUNT_SID}/{path}?{urlencode(query)}"
+    credentials = base64.b64encode(f"{ACCOUNT_SID}:{token}".encode()).decode()
+    try:
+        with urlopen(Request(url, headers={"Authorization": f"Basic {credentials}"})) as response:
+            answer: dict[str, Any] = json.load(response)
+    except HTTPError as error:
+        with error:
+            answer = json.load(error)
+    return answer
+
+
+class Receiver:
+    """A web server that treats webhooks as the runtime does: verify, parse, and only then answer."""
+
+    def __init__(self, sms: TwilioChannel, public_url: str | None = None) -> None:
+        self.events: list[Incoming | DeliveryUpdate] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = RawRequest(
+                    method="POST", url=public_url or receiver.url, headers=headers, body=body
+                )
+                try:
+                    sms.verify(request)
+                    receiver.events += sms.parse(request)
+                    response = sms.respond(request)
+                    status, content, content_type = response.status, response.body, response.content_type
+                except InvalidWebhook as error:
+                    status, content, content_type = error.status, str(error).encode(), "text/plain"
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hooks/sms"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Receiver:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
