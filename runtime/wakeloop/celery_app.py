@@ -21,6 +21,7 @@ from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.loaders.app import AppLoader
 from celery.worker import state
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 from kombu.utils.url import maybe_sanitize_url
@@ -41,6 +42,7 @@ TURN_PRIORITY = 5
 
 STARTUP_TRIES = 4
 STOP_GRACE_SECONDS = 10.0
+RECONNECT_SECONDS = 5.0
 NAMES_SHOWN = 5
 PUBLISHERS = 4
 
@@ -109,11 +111,13 @@ class App(Celery):  # type: ignore[misc] # Celery has no types
     embedded: bool
     #: The workers that run in this process.
     workers: WeakSet[Any]
-    steps: Any
     #: Serialises changes of the task registry.
     registering: threading.Lock
     #: The broker, if it lives in this process.
     broker: Broker
+
+    amqp: Any
+    steps: Any
 
 
 def make_app(
@@ -145,6 +149,7 @@ def make_app(
         app.broker = embedded.broker(broker_url)
     else:
         app.conf.broker_transport_options = _CONSUMING
+    app.amqp.Connection = _Connection
     app.steps["worker"].add(HostStep)
     _add_task(app, DELIVERY_TASK, _deliver)
     return app
@@ -163,9 +168,12 @@ def register_agents(app: App, host: Host) -> None:
         for agent, queue in host.agents().items():
             if turn_task(agent) not in app.tasks:
                 _add_task(app, turn_task(agent), _run_turns)
-            if queue is not None and queue not in app.amqp.queues:
+            if queue is None or queue in app.amqp.queues.consume_from:
+                continue
+            if not workers:
                 app.amqp.queues.select_add(queue, exchange=queue, exchange_type="direct", routing_key=queue)
-                for worker in workers if app.embedded else ():
+            elif app.embedded:
+                for worker in workers:
                     worker.consumer.call_soon(worker.consumer.add_task_queue, queue)
         for worker in workers:
             worker.consumer.update_strategies()
@@ -230,7 +238,7 @@ class CeleryDispatcher(Dispatcher):
 
 
 class HostStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no types
-    """Starts the host with the worker and stops it before the pool, in the worker's main process.
+    """Starts the host with the worker, in its main process, and stops it before anything else.
 
     With the prefork pool, the children's hosts only run tasks and are neither started nor stopped: the claiming is
     the parent's, and a worker that is told to end waits for the turns that run, without limit.
@@ -254,20 +262,25 @@ class HostStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no t
             _refuse(app, error)
         app.workers.add(parent)
 
-    def stop(self, parent: Any) -> None:
-        self._stop(parent, STOP_GRACE_SECONDS)
+    def close(self, parent: Any) -> None:
+        """Stop the host, within the grace period, or at once if the worker is told to terminate (SIGQUIT).
 
-    def terminate(self, parent: Any) -> None:
-        self._stop(parent, 0.0)
-
-    def _stop(self, parent: Any, grace: float) -> None:
+        This comes before the consumer says goodbye to the broker, which may take long if the broker is away, and
+        before the pool, whose threads cannot be interrupted: their tasks end because the host lets go of its turns.
+        No message is taken meanwhile, since the thread that would take it is the one that is here.
+        """
         parent.app.workers.discard(parent)
         if self._host is not None:
-            # The pool is stopped after this and waits for its tasks without limit: threads cannot be interrupted.
-            # They end because the host lets go of their turns.
-            self._host.stop(grace=grace)
+            self._host.stop(grace=0.0 if state.should_terminate else STOP_GRACE_SECONDS)
         if self._dispatcher is not None:
             self._dispatcher.close()
+
+
+class _Connection(Connection):
+    """Looks for a lost broker every RECONNECT_SECONDS; kombu would slow down to every 30 seconds."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        return super().ensure_connection(*args, **{"interval_max": RECONNECT_SECONDS, **options})
 
 
 class _Loader(AppLoader):  # type: ignore[misc] # Celery has no types

@@ -228,6 +228,18 @@ def test_sigterm_ends_a_worker_whose_broker_is_away(record: Path) -> None:
         assert worker.events("stop") == ["10.0"]
 
 
+def test_sigterm_stops_the_host_first_when_the_broker_is_silent(record: Path) -> None:
+    """Celery's goodbye to a black hole takes half a minute; by then other workers have the sessions."""
+    with Redis() as redis, Worker(redis, record) as worker:
+        redis.pause()
+
+        worker.send(signal.SIGTERM)
+
+        worker.wait_until(lambda: worker.events("stop") == ["10.0"], seconds=5)
+        redis.resume()
+        assert worker.wait(15) == 0
+
+
 @pytest.mark.parametrize("outage", ["stop", "pause"])
 def test_dispatching_to_a_dead_broker_raises_soon_and_works_again_later(outage: str) -> None:
     """Neither a refused connection nor a black hole holds the claiming thread for long."""
@@ -314,7 +326,7 @@ def test_a_misconfigured_worker_says_so_in_one_line_and_exits(
 def test_sigterm_stops_the_host_and_then_the_worker(
     redis: Redis, record: Path, dispatcher: CeleryDispatcher, pool: str
 ) -> None:
-    """A task that waits is let go by its host, so the worker ends in time and with status 0."""
+    """A turn that waits is let go by its host, so the worker ends in time and with status 0."""
     with Worker(redis, record, RECORD_POOL=pool, RECORD_CLAIMS="yes") as worker:
         if pool == "threads":  # a child of the prefork pool has a host of its own, which nothing stops
             dispatcher.turns([_turn("standup", HANGS)])

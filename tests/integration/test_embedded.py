@@ -23,7 +23,7 @@ from wakeloop.errors import ConfigurationError
 class Host:
     """Records what it is asked; `on_turn` is called with each session."""
 
-    def __init__(self, on_turn: Callable[[int], object] = int) -> None:
+    def __init__(self, on_turn: Callable[[int], object] = lambda _: None) -> None:
         self.names: dict[str, str | None] = {"standup": None}
         self.turns: list[int] = []
         self.delivered: list[str] = []
@@ -84,6 +84,10 @@ def _wait(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen within 10 s")
 
 
+def _wait_for_turns(host: Host, count: int) -> None:
+    _wait(lambda: len(host.turns) >= count)
+
+
 def test_thirty_starts_and_stops_leak_no_thread_and_are_quick() -> None:
     """Tests and code reload start workers often."""
     host = Host()
@@ -94,7 +98,7 @@ def test_thirty_starts_and_stops_leak_no_thread_and_are_quick() -> None:
     for cycle in range(30):
         worker.start()
         host.dispatch(cycle)
-        _wait(lambda done=cycle: done in host.turns)
+        _wait_for_turns(host, cycle + 1)
         stopping = time.perf_counter()
         worker.stop()
         slowest = max(slowest, time.perf_counter() - stopping)
@@ -164,10 +168,10 @@ def test_an_agent_that_appears_is_served_without_a_restart() -> None:
     host = Host()
 
     with _running(host, "reload") as app:
+        host.dispatch(2, agent="render", queue="gpu")  # waits in a queue that nobody consumes yet
         host.names = {"standup": None, "billing": None, "render": "gpu"}
         register_agents(app, host)
         host.dispatch(1, agent="billing")
-        host.dispatch(2, agent="render", queue="gpu")
         _wait(lambda: len(host.turns) == 2)
         register_agents(app, host)
         host.dispatch(3)
