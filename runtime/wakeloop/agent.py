@@ -16,7 +16,7 @@ from wakeloop.errors import ConfigurationError
 from wakeloop.triggers import At, Cron, Every, OnMessage, OnSignal, Schedule, Trigger
 
 if TYPE_CHECKING:
-    from wakeloop.context import Context
+    from wakeloop.engine.context import Context
 
 S = TypeVar("S", bound=BaseModel | None)
 Handler = Callable[["Context[Any]"], Coroutine[Any, Any, Any]]
@@ -45,7 +45,9 @@ class Agent:
     while_busy: WhileBusy
 
     def __post_init__(self) -> None:
-        functools.update_wrapper(self, self.handler, updated=())  # type: ignore[arg-type]
+        for attribute in functools.WRAPPER_ASSIGNMENTS:
+            if hasattr(self.handler, attribute):
+                object.__setattr__(self, attribute, getattr(self.handler, attribute))
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -94,11 +96,15 @@ def agent(
                 f"agent name {chosen!r}: use letters, digits, '_', '-' and '.', at most 100, starting with a letter or digit"
             )
         if not inspect.iscoroutinefunction(inspect.unwrap(handler)):
-            raise ConfigurationError(f"agent {chosen}: the handler must be an `async def` that takes one context")
+            raise ConfigurationError(
+                f"agent {chosen}: the handler must be an `async def` that takes one context"
+            )
         try:
             inspect.signature(handler).bind(object())
         except TypeError as error:
-            raise ConfigurationError(f"agent {chosen}: the handler must take one argument, the context: {error}") from None
+            raise ConfigurationError(
+                f"agent {chosen}: the handler must take one argument, the context: {error}"
+            ) from None
         for trigger in triggers:
             if not isinstance(trigger, Cron | Every | At | OnMessage | OnSignal):
                 raise ConfigurationError(
@@ -111,7 +117,9 @@ def agent(
             busy = WhileBusy(while_busy)
         except ValueError:
             allowed = ", ".join(repr(str(choice)) for choice in WhileBusy)
-            raise ConfigurationError(f"agent {chosen}: while_busy={while_busy!r}; choose one of {allowed}") from None
+            raise ConfigurationError(
+                f"agent {chosen}: while_busy={while_busy!r}; choose one of {allowed}"
+            ) from None
         return Agent(
             name=chosen, handler=handler, triggers=tuple(triggers), state=state, queue=queue, while_busy=busy
         )

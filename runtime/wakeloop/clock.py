@@ -59,13 +59,14 @@ class OffsetClock:
 
 
 class VirtualClock:
-    """A clock that moves only when it is told to; its ids are reproducible from `seed`."""
+    """A clock that moves only when it is told to; its ids are reproducible from `seed`, and in order."""
 
-    def __init__(self, start: datetime, *, seed: int = 0) -> None:
+    def __init__(self, start: datetime, *, seed: int | str = 0) -> None:
         if start.tzinfo is None:
             raise ValueError(f"a virtual clock starts at an aware datetime; {start!r} has no zone")
         self._now = start.astimezone(UTC)
         self._random = random.Random(seed)
+        self._count = 0
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
@@ -74,11 +75,14 @@ class VirtualClock:
     def move(self, to: datetime) -> None:
         """Set the time. It never goes back."""
         if to < self._now:
-            raise ValueError(f"the clock stands at {self._now.isoformat()} and cannot go back to {to.isoformat()}")
+            raise ValueError(
+                f"the clock stands at {self._now.isoformat()} and cannot go back to {to.isoformat()}"
+            )
         self._now = to.astimezone(UTC)
 
     def new_id(self) -> UUID:
         with self._lock:
-            low = self._random.getrandbits(74)
+            self._count += 1
+            low = self._count << 46 | self._random.getrandbits(46)
         milliseconds = int(self._now.timestamp() * 1000) & ((1 << 48) - 1)
         return UUID(int=milliseconds << 80 | 7 << 76 | (low >> 62) << 64 | 2 << 62 | low & ((1 << 62) - 1))

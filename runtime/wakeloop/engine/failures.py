@@ -46,7 +46,9 @@ def describe(error: BaseException) -> Failure:
         trace="".join(traceback.format_exception(error))[-TRACE_LIMIT_CHARACTERS:],
     )
     if len(to_json(failure, serialize_unknown=True)) > VALUE_LIMIT_BYTES:
-        failure = failure.model_copy(update={"text": failure.text[:2000], "args": [failure.text[:2000]], "facts": {}})
+        failure = failure.model_copy(
+            update={"text": failure.text[:2000], "args": [failure.text[:2000]], "facts": {}}
+        )
     return failure
 
 

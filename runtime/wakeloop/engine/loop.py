@@ -84,8 +84,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 if coroutine is not None:
                     try:
                         coroutine.close()
-                    except RuntimeError:
-                        pass  # it awaited in a finally block: there is nothing left to wait for
+                    except Exception:  # noqa: BLE001
+                        pass  # its cleanup awaited, or asked for something: nobody is listening any more
         finally:
             self._ready.clear()
             asyncio._set_running_loop(previous)
@@ -181,7 +181,7 @@ def _refuse(name: str) -> Callable[..., NoReturn]:
     def refused(self: DeterministicLoop, *args: object, **options: object) -> NoReturn:
         raise OutsideStep(
             f"{name}() is real I/O, and a handler is replayed: put the call into a step, such as "
-            "`@step async def fetch(...)` or `await step(function, name=\"fetch\")(...)`"
+            '`@step async def fetch(...)` or `await step(function, name="fetch")(...)`'
         )
 
     refused.__name__ = name

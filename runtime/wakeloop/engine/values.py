@@ -8,7 +8,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, get_args, get_origin
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticSerializationError, to_json
 
 from wakeloop.errors import NotSerializable, ValueTooLarge
@@ -78,9 +84,13 @@ class Codec:
         if self._native:
             advice = "annotate the function's return type (a pydantic model, dataclass or builtin type), or return plain JSON values"
         else:
-            advice = f"return a value that fits the annotation {_annotation_name(self.annotation)}, or change it"
+            advice = (
+                f"return a value that fits the annotation {_annotation_name(self.annotation)}, or change it"
+            )
         return NotSerializable(
-            f"{where} is a {name} and cannot be kept in the journal ({reason}); {advice}", where=where, type_name=name
+            f"{where} is a {name} and cannot be kept in the journal ({reason}); {advice}",
+            where=where,
+            type_name=name,
         )
 
 
@@ -90,7 +100,11 @@ def _type_name(value: Any) -> str:
 
 
 def _annotation_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and not get_origin(annotation) else str(annotation)
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and not get_origin(annotation)
+        else str(annotation)
+    )
 
 
 def _not_native(value: Any) -> Any:
@@ -150,6 +164,9 @@ def return_annotation(function: Callable[..., Any]) -> Any:
         return Any
     annotation = hints.get("return", Any)
     origin = get_origin(annotation)
-    if origin in (typing.Coroutine, typing.Awaitable) or getattr(origin, "__name__", "") in ("Coroutine", "Awaitable"):
+    if origin in (typing.Coroutine, typing.Awaitable) or getattr(origin, "__name__", "") in (
+        "Coroutine",
+        "Awaitable",
+    ):
         return get_args(annotation)[-1]
     return annotation

@@ -1,0 +1,55 @@
+"""Catches real I/O and blocking calls in handlers, where a replay would repeat them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wakeloop.errors import OutsideStep
+
+_BLOCKING = {"time.sleep"}
+_REAL_IO = {
+    "ftplib.connect", "http.client.connect", "imaplib.open", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn",
+    "os.spawn", "os.system", "smtplib.connect", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname",
+    "socket.sendto", "sqlite3.connect", "subprocess.Popen", "urllib.Request",
+}  # fmt: skip
+
+_place = threading.local()
+_installed = False
+_lock = threading.Lock()
+
+
+@contextmanager
+def inside_handler(run: str) -> Iterator[None]:
+    """While this is entered, audited I/O of the present thread raises OutsideStep (PEP 578 audit events)."""
+    _install()
+    _place.run = run
+    try:
+        yield
+    finally:
+        _place.run = None
+
+
+def _install() -> None:
+    global _installed
+    if not _installed:
+        with _lock:
+            if not _installed:
+                sys.addaudithook(_hook)
+                _installed = True
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if (event in _BLOCKING or event in _REAL_IO) and getattr(_place, "run", None) is not None:
+        if event in _BLOCKING:
+            raise OutsideStep(
+                f"{event}() in the handler of run {_place.run} would block every run of this worker; "
+                "use `await asyncio.sleep(...)` or `await ctx.sleep(...)`, which is durable"
+            )
+        raise OutsideStep(
+            f"{event} in the handler of run {_place.run} is real I/O, and a handler is replayed; put the call into a "
+            'step: `@step def fetch(...)`, or `await step(function, name="fetch")(...)`'
+        )

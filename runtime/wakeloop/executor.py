@@ -1,0 +1,471 @@
+"""Runs turns: one thread drives many sessions, and commits what they changed in one transaction per cycle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from wakeloop import crashpoints
+from wakeloop.errors import NotFound
+from wakeloop.logs import get_logger
+from wakeloop.step_runner import Key, StepRunner
+from wakeloop.store import schedules, turns
+from wakeloop.store.database import Database, is_outage
+from wakeloop.store.records import Committed, SessionCommit, SessionRow
+from wakeloop.turn import TAKEOVERS_BEFORE_PARKING, Turn, World
+from wakeloop.watch import Watch
+
+log = get_logger("wakeloop.executor")
+
+BATCH = 200
+"""Sessions that are taken up in one cycle."""
+
+POLL_SECONDS = 1.0
+"""How often the leases of sessions under way are looked after, and their inboxes."""
+
+
+class Ticket:
+    """A wish to have turns run: over when each of its sessions was let go, or was not to be had."""
+
+    def __init__(self, sessions: Sequence[int]) -> None:
+        self.left = set(sessions)
+        self.failures: list[str] = []
+        self._over = threading.Event()
+
+    def settle(self, session: int, failures: Sequence[str] = ()) -> None:
+        self.failures.extend(failures)
+        self.left.discard(session)
+        if not self.left:
+            self._over.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is over; False if the time (seconds) ran out first."""
+        return not self.left or self._over.wait(timeout)
+
+
+@dataclass(frozen=True)
+class _StepEnd:
+    key: Key
+    value: Any
+    error: BaseException | None
+
+
+class Executor:
+    """Takes sessions up, drives them, and lets them go.
+
+    A cycle is: commit what changed and take up new sessions, in one transaction; then let everything that is now
+    recorded be seen, and go on until nothing more can happen; then start the steps that were asked for. So commits of
+    concurrent runs are grouped by themselves, and nobody waits for a batch to fill.
+
+    `cycle` does one; `run` does them in a thread until `stop`. `committed` is called after each transaction.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        world: World,
+        steps: StepRunner,
+        lease_seconds: float,
+        committed: Callable[[], None] = lambda: None,
+        chance: random.Random | None = None,
+        retry_seconds: float | None = None,
+    ) -> None:
+        """Args: lease_seconds: how long a session is ours without a sign of life. retry_seconds: how long to try again
+        while the database is away, before what is in memory is given up (by default the lease's length)."""
+        self.world = world
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{random.SystemRandom().getrandbits(32):08x}"
+        self._database = database
+        self._steps = steps
+        self._lease = timedelta(seconds=lease_seconds)
+        self._retry_seconds = lease_seconds if retry_seconds is None else retry_seconds
+        self._committed = committed
+        self._chance = chance or random.Random()
+        self._incoming: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._turns: dict[int, Turn] = {}
+        self._tickets: dict[int, list[Ticket]] = {}
+        self._asked: dict[int, None] = {}
+        self._poked: set[int] = set()
+        self._touched: dict[int, None] = {}
+        self._driving: tuple[str, float] | None = None
+        self._stopping = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._keeper: threading.Thread | None = None
+
+    # ------------------------------------------------------------------ from any thread
+
+    def submit(self, sessions: Sequence[int]) -> Ticket:
+        """Ask for turns of these sessions. Those that another worker holds, or that need none, are passed over."""
+        ticket = Ticket(sessions)
+        self._incoming.put(ticket)
+        return ticket
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do until something comes in."""
+        return self._incoming.empty() and not self._asked and not self._touched and not self._poked
+
+    @property
+    def held(self) -> int:
+        """How many sessions are under way."""
+        return len(self._turns)
+
+    def start(self) -> None:
+        """Run cycles in a thread of its own, and look after leases in another."""
+        self._thread = threading.Thread(target=self._run, name="wakeloop-executor", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="wakeloop-keeper", daemon=True)
+        self._thread.start()
+        self._keeper.start()
+
+    def stop(self, grace: float) -> None:
+        """Take up nothing new, give what is under way `grace` seconds, then hand the rest back to be taken up by
+        another worker at once."""
+        self._stopping.set()
+        self._incoming.put(None)
+        deadline = time.monotonic() + grace
+        while (
+            self._turns
+            and self._thread is not None
+            and self._thread.is_alive()
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.01)
+        self._closed = True
+        self._incoming.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        if self._keeper is not None:
+            self._keeper.join(timeout=5)
+        left = list(self._turns)
+        self.drop()
+        if left:
+            with contextlib.suppress(DBAPIError), self._database.begin() as connection:
+                turns.hand_back(connection, left, owner=self.owner, now=self._database.now())
+
+    def drop(self) -> None:
+        """Lose everything in memory. The store knows what to do about it."""
+        self._lose(None)
+        self._asked.clear()
+        self._poked.clear()
+        self._touched.clear()
+
+    # ------------------------------------------------------------------ the cycle
+
+    def cycle(self, wait: float = 0.0) -> None:
+        """Do one round; wait up to `wait` seconds for something to come in, if there is nothing else to do."""
+        self._collect(wait if not (self._asked or self._touched or self._poked) else 0.0)
+        asked = list(self._asked)[:BATCH] if not self._stopping.is_set() else []
+        for session in asked:
+            del self._asked[session]
+        commits = self._changes()
+        wanted = any(turn.wanted for session in self._touched if (turn := self._turns.get(session)))
+        if asked or commits or self._poked or wanted:
+            self._transact(commits, asked, self._database.now())
+        if self._touched:
+            self._go_on(self._database.now())
+
+    def _collect(self, wait: float) -> None:
+        """Take in what came: tickets, and ends of steps."""
+        try:
+            item = self._incoming.get(timeout=wait) if wait > 0 else self._incoming.get_nowait()
+            while True:
+                self._take_in(item)
+                item = self._incoming.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _take_in(self, item: Any) -> None:
+        if isinstance(item, Ticket):
+            for session in list(item.left):
+                self._tickets.setdefault(session, []).append(item)
+                if session in self._turns:
+                    self._poked.add(session)
+                elif self._stopping.is_set():
+                    self._settle(session)
+                else:
+                    self._asked[session] = None
+        elif isinstance(item, _StepEnd):
+            session, token, run_id, op = item.key
+            turn = self._turns.get(session)
+            if turn is not None and turn.session.token == token:
+                crashpoints.reach("engine.step_done")
+                turn.step_done(
+                    run_id,
+                    op,
+                    now=self._database.now(),
+                    value=item.value,
+                    error=item.error,
+                    chance=self._chance.random(),
+                )
+                self._touched[session] = None
+        elif isinstance(item, int) and item in self._turns:
+            self._poked.add(item)
+
+    def _changes(self) -> list[SessionCommit]:
+        """What the sessions under way have to commit, or to be let go with."""
+        lease_until = self._database.now() + self._lease
+        commits = []
+        for session in self._touched:
+            turn = self._turns.get(session)
+            if turn is None:
+                continue
+            for key in turn.abandoned():
+                self._steps.cancel(key)
+            if turn.is_dirty or turn.is_quiet:
+                commits.append(turn.changes(lease_until))
+        return commits
+
+    def _transact(self, commits: list[SessionCommit], asked: list[int], now: datetime) -> None:
+        """Commit, take up and load, in one transaction; given up with everything in memory if that cannot be done."""
+        poked, self._poked = self._poked, set()
+        try:
+            results, loaded = self._database.retrying(
+                lambda: self._transaction(commits, asked, poked, now),
+                seconds=self._retry_seconds,
+                stop=lambda: self._closed,
+            )
+        except DBAPIError as error:
+            if is_outage(error) or len(commits) + len(asked) <= 1:
+                log.error("turns given up", error=str(error.orig), sessions=[c.session.name for c in commits])
+                self._lose(
+                    [*(one.session.id for one in commits), *asked, *poked] if not is_outage(error) else None
+                )
+                return
+            log.error("a transaction was refused; trying its sessions one by one", error=str(error.orig))
+            for one in commits:
+                self._transact([one], [], now)
+            for session in asked:
+                self._transact([], [session], now)
+            self._poked |= poked
+            return
+        crashpoints.reach("engine.committed")
+        by_session = {one.session.id: one for one in commits}
+        for result in results:
+            self._after_commit(by_session[result.session_id], result)
+        for session in asked:
+            if session not in loaded.claimed and session not in self._turns:
+                self._settle(session)
+        self._take_up(loaded, now)
+        if commits:
+            self._poke_receivers(commits)
+            self._committed()
+
+    def _poke_receivers(self, commits: list[SessionCommit]) -> None:
+        """Look into the inboxes of sessions under way here that others here wrote to."""
+        ids = {answer[0] for one in commits for answer in one.answers}
+        names = {(to.agent, to.key) for one in commits for to in [*one.posts, *one.spawned]}
+        if ids or names:
+            self._poked |= {
+                id
+                for id, turn in self._turns.items()
+                if id in ids or (turn.session.agent, turn.session.key) in names
+            }
+
+    def _transaction(
+        self, commits: list[SessionCommit], asked: list[int], poked: set[int], now: datetime
+    ) -> tuple[list[Committed], _Loaded]:
+        with self._database.begin() as connection:
+            results = turns.commit(self._database, connection, commits, now=now)
+            claimed = turns.claim(connection, asked, owner=self.owner, now=now, until=now + self._lease)
+            arrived = {result.session_id for result in results if result.arrived and not result.fenced}
+            looked = (arrived | poked) & self._turns.keys()
+            loaded = self._load(connection, claimed, looked, now)
+            if commits:
+                crashpoints.reach("engine.committing")
+        return results, loaded
+
+    def _load(
+        self, connection: Connection, claimed: list[SessionRow], looked: set[int], now: datetime
+    ) -> _Loaded:
+        loaded = _Loaded({row.id: row for row in claimed}, turns.load_sessions(connection, looked))
+        ids = [*loaded.claimed, *loaded.reloaded]
+        wanted = {
+            run for session in self._touched if (turn := self._turns.get(session)) for run in turn.wanted
+        }
+        if ids:
+            loaded.runs = turns.load_open_runs(connection, ids)
+            loaded.inbox = turns.load_inbox(connection, ids)
+            loaded.schedules = schedules.of_sessions(connection, ids)
+            targets = {item.target for item in loaded.inbox if item.target is not None}
+            loaded.parked = turns.load_parked(connection, targets - {run.id for run in loaded.runs})
+            for row in claimed:
+                turn = self._make_turn(row, loaded)
+                if turn is not None:
+                    loaded.turns[row.id] = turn
+                    wanted |= turn.needs_journals(now)
+        loaded.journals = turns.load_journals(connection, wanted)
+        return loaded
+
+    def _make_turn(self, row: SessionRow, loaded: _Loaded) -> Turn | None:
+        try:
+            agent = self.world.registry.get(row.agent)
+        except NotFound:
+            return None
+        return Turn(world=self.world, agent=agent, session=row, **loaded.of(row.id))
+
+    def _take_up(self, loaded: _Loaded, now: datetime) -> None:
+        for id, turn in loaded.turns.items():
+            self._turns[id] = turn
+            self._touched[id] = None
+            if turn.session.takeovers >= TAKEOVERS_BEFORE_PARKING:
+                turn.park_all(
+                    f"{turn.session.takeovers} workers in a row died or lost touch while they ran it; find out why "
+                    "(memory? a crash in a C extension?), then `wakeloop retry` it"
+                )
+        for id in loaded.claimed.keys() - loaded.turns.keys():
+            log.error("claimed a session of an agent that is not known here", session=loaded.claimed[id].name)
+            with self._database.begin() as connection:
+                turns.hand_back(connection, [id], owner=self.owner, now=now + self._lease)
+            self._settle(id)
+        for id, row in loaded.reloaded.items():
+            turn = self._turns.get(id)
+            if turn is not None and row.token == turn.session.token:
+                turn.session = replace(turn.session, arrivals=row.arrivals)
+                turn.reload(**loaded.of(id))
+                self._touched[id] = None
+        for turn in self._turns.values():
+            turn.add_journals({id: lines for id, lines in loaded.journals.items() if turn.knows(id)})
+
+    def _after_commit(self, commit: SessionCommit, result: Committed) -> None:
+        turn = self._turns.get(result.session_id)
+        if turn is None:
+            return
+        if result.fenced:
+            log.warning("another worker has taken this session over", session=turn.session.name)
+            self._lose([result.session_id])
+        elif result.released:
+            failures = turn.failures
+            turn.close()
+            del self._turns[result.session_id]
+            self._touched.pop(result.session_id, None)
+            self._settle(result.session_id, failures)
+        else:
+            state = turn.session.state if commit.state is None else commit.state
+            turn.committed(replace(commit.session, version=result.version, state=state))
+            crashpoints.reach("engine.step_committed")
+
+    def _go_on(self, now: datetime) -> None:
+        """Let every session that something happened to go on as far as it can, and start its steps."""
+        touched, self._touched = self._touched, {}
+        for session in touched:
+            turn = self._turns.get(session)
+            if turn is None:
+                continue
+            self._driving = (turn.session.name, time.monotonic())
+            turn.advance(now)
+            self._driving = None
+            if turn.is_dirty or turn.is_quiet or turn.wanted:
+                self._touched[session] = None
+            if not turn.is_dirty:
+                for job in turn.jobs():
+                    self._steps.start(job, self._step_ended)
+
+    def _step_ended(self, key: Key, value: Any, error: BaseException | None) -> None:
+        self._incoming.put(_StepEnd(key, value, error))
+
+    def _settle(self, session: int, failures: Sequence[str] = ()) -> None:
+        for ticket in self._tickets.pop(session, []):
+            ticket.settle(session, failures)
+
+    def _lose(self, sessions: Sequence[int] | None) -> None:
+        """Drop these sessions, or all, from memory; their leases run out and another cycle takes them up."""
+        for session in list(self._turns) if sessions is None else sessions:
+            turn = self._turns.pop(session, None)
+            if turn is not None:
+                for key in turn.close():
+                    self._steps.cancel(key)
+            self._touched.pop(session, None)
+            self._settle(session)
+        if sessions is None:
+            for session in list(self._tickets):
+                self._settle(session)
+
+    # ------------------------------------------------------------------ threads
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                self.cycle(self._until_next_timer())
+                self.wake_timers()
+            except Exception:
+                log.exception(
+                    "a cycle failed; everything in memory is given up and taken up again from the store"
+                )
+                self._lose(None)
+                time.sleep(0.5)
+
+    def _until_next_timer(self) -> float:
+        """Seconds to wait for something to come in: until the next timer of a session under way, at most a second."""
+        longest = POLL_SECONDS if not self._stopping.is_set() else 0.05
+        due = min(
+            (due for turn in self._turns.values() if (due := turn.next_due()) is not None), default=None
+        )
+        return (
+            longest if due is None else min(longest, max(0.0, (due - self._database.now()).total_seconds()))
+        )
+
+    def wake_timers(self) -> None:
+        """Go on with the sessions under way that have a timer due: nobody else tells of them while they are held."""
+        if self._turns:
+            now = self._database.now()
+            for session, turn in self._turns.items():
+                due = turn.next_due()
+                if due is not None and due <= now:
+                    self._touched[session] = None
+
+    def _keep(self) -> None:
+        """Extend leases, look for arrivals, and warn of handlers that block, until the executor is closed."""
+        watch = Watch()
+        while not self._closed:
+            time.sleep(POLL_SECONDS / 2)
+            watch.look(self._thread, self._driving)
+            held = {id: turn.session.arrivals for id, turn in list(self._turns.items())}
+            if not held:
+                continue
+            try:
+                with self._database.begin() as connection:
+                    until = self._database.now() + self._lease
+                    arrivals = turns.extend(connection, list(held), owner=self.owner, until=until)
+            except DBAPIError as error:
+                log.warning("leases could not be extended", error=str(error.orig))
+                continue
+            for id, seen in held.items():
+                if arrivals.get(id) != seen:
+                    self._incoming.put(id)
+
+
+class _Loaded:
+    """What one transaction loaded."""
+
+    def __init__(self, claimed: dict[int, SessionRow], reloaded: dict[int, SessionRow]) -> None:
+        self.claimed = claimed
+        self.reloaded = reloaded
+        self.turns: dict[int, Turn] = {}
+        self.runs: list[Any] = []
+        self.inbox: list[Any] = []
+        self.schedules: list[Any] = []
+        self.parked: set[UUID] = set()
+        self.journals: dict[UUID, list[Any]] = {}
+
+    def of(self, session: int) -> dict[str, Any]:
+        """What concerns one session."""
+        return {
+            "runs": [row for row in self.runs if row.session_id == session],
+            "inbox": [row for row in self.inbox if row.session_id == session],
+            "schedules": [row for row in self.schedules if row.session_id == session],
+            "parked": self.parked,
+        }

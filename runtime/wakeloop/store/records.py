@@ -1,0 +1,187 @@
+"""What the store hands out and takes in: plain records, one per table that the runtime works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from wakeloop.engine.journal import Record
+from wakeloop.status import RunStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionRow:
+    """A session as a worker holds it: `token` and `version` prove in every commit that it still does."""
+
+    id: int
+    agent: str
+    key: str
+    state: str | None
+    token: int
+    version: int
+    arrivals: int
+    takeovers: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.agent}/{self.key}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """A run, without its journal."""
+
+    id: UUID
+    session_id: int
+    status: RunStatus
+    event: str
+    created_at: datetime
+    schedule_id: int | None = None
+    nominal: datetime | None = None
+    skipped: str | None = None
+    skip_count: int | None = None
+    parent_id: UUID | None = None
+    parent_session_id: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    applied: int = -1
+    waits: str | None = None
+    wake_at: datetime | None = None
+    cancelling: bool = False
+    result: str | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InboxRow:
+    """Something that arrived for a session and is not consumed. kind: message, signal, reply, child, cancel or
+    undeliverable. target: the run, or for a reply the request, that it is for."""
+
+    id: int
+    session_id: int
+    kind: str
+    target: UUID | None
+    body: str | None
+    arrived_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Post:
+    """Something to put into a session's inbox, once per (session, dedupe). The session is made if there is none."""
+
+    agent: str
+    key: str
+    kind: str
+    dedupe: str
+    body: str | None = None
+    target: UUID | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRun:
+    """A run to queue, once per id and per (schedule, nominal). The session is made if there is none."""
+
+    id: UUID
+    agent: str
+    key: str
+    event: str
+    schedule_id: int | None = None
+    nominal: datetime | None = None
+    skipped: str | None = None
+    skip_count: int | None = None
+    parent_id: UUID | None = None
+    parent_session_id: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewMessage:
+    """A message to put into the outbox. route: the recipient's channels and addresses, first choice first; only the
+    first is tried now, the others if it fails for good."""
+
+    id: UUID
+    contact: str
+    channel: str
+    address: str
+    via: str | None
+    subject: str | None
+    text: str
+    run_id: UUID | None = None
+    request_id: UUID | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRequest:
+    """A question to record. Its code is chosen by the store, free among the contact's open requests."""
+
+    id: UUID
+    run_id: UUID
+    contact: str
+    text: str
+    options: str | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settlement:
+    """A request to close, if it is still open."""
+
+    id: UUID
+    status: str
+    answer: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewWakeup:
+    """A schedule that a session set for itself."""
+
+    ref: str
+    spec: str
+    anchor: datetime
+    nominal: datetime | None
+    due_at: datetime | None
+
+
+@dataclass(kw_only=True, slots=True)
+class SessionCommit:
+    """All that one session changes, applied in one transaction or not at all.
+
+    release: let go of the session; it is next due at `due_at`. It is kept all the same if something arrived for it
+    since it was loaded.
+    closed_runs: runs whose open requests end with them. retargeted: inbox items that are kept for one run, as (item,
+    run). answers: what spawned runs came to, as (parent's session, parent, run, body)."""
+
+    session: SessionRow
+    state: str | None = None
+    release: bool = False
+    due_at: datetime | None = None
+    lease_until: datetime
+    records: dict[UUID, list[Record]] = field(default_factory=dict)
+    new_runs: list[RunRow] = field(default_factory=list)
+    runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    consumed: list[int] = field(default_factory=list)
+    messages: list[NewMessage] = field(default_factory=list)
+    requests: list[NewRequest] = field(default_factory=list)
+    settlements: list[Settlement] = field(default_factory=list)
+    spawned: list[NewRun] = field(default_factory=list)
+    posts: list[Post] = field(default_factory=list)
+    wakeups: list[NewWakeup] = field(default_factory=list)
+    cancelled_wakeups: list[str] = field(default_factory=list)
+    receivers: dict[UUID, list[tuple[int, str | None]]] = field(default_factory=dict)
+    closed_runs: list[UUID] = field(default_factory=list)
+    retargeted: list[tuple[int, UUID]] = field(default_factory=list)
+    answers: list[tuple[int, UUID, UUID, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Committed:
+    """What became of a SessionCommit. fenced: another worker holds the session, nothing was written. released: it was
+    let go. arrived: something new is in its inbox."""
+
+    session_id: int
+    fenced: bool = False
+    released: bool = False
+    arrived: bool = False
+    version: int = 0

@@ -1,0 +1,281 @@
+"""The tables. Every index answers a query of this package, and every unique key is a promise not to do something twice."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime to the microsecond: `timestamptz` on PostgreSQL, microseconds since 1970 on SQLite."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(
+            TIMESTAMP(timezone=True) if dialect.name == "postgresql" else BigInteger()
+        )
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if dialect.name == "postgresql" else _EPOCH + value * _MICROSECOND
+
+
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+Id = Uuid(as_uuid=True)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("agent", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("state", Text),
+    Column("created_at", Instant, nullable=False),
+    # The lease. `token` fences: it grows with every claim, and a commit with an older one is refused. `version` grows
+    # with every commit, so that a commit whose acknowledgement was lost is recognised when it is tried again.
+    Column("owner", Text),
+    Column("token", BigInteger, nullable=False, server_default="0"),
+    Column("version", BigInteger, nullable=False, server_default="0"),
+    # When a worker must look at this session: what is due next, the lease's end while it is held, or the time of the
+    # next dispatch after one. `dispatches` counts those since the last claim; `takeovers` the leases that ran out.
+    Column("due_at", Instant),
+    Column("dispatches", Integer, nullable=False, server_default="0"),
+    Column("takeovers", Integer, nullable=False, server_default="0"),
+    Column("arrivals", BigInteger, nullable=False, server_default="0"),
+    UniqueConstraint("agent", "key"),
+    Index(
+        "ix_sessions_due_at",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
+    ),
+)
+
+_OPEN = text("status IN ('queued', 'running', 'waiting')")
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("session_id", Serial, ForeignKey("sessions.id"), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("schedule_id", Serial),
+    Column("nominal", Instant),
+    Column("skipped", Text),
+    Column("skip_count", Integer),
+    Column("parent_id", Id),
+    Column("parent_session_id", Serial),
+    Column("created_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("ended_at", Instant),
+    Column("applied", Integer, nullable=False, server_default="-1"),
+    Column("waits", Text),
+    Column("wake_at", Instant),
+    Column("cancelling", Boolean, nullable=False, server_default=text("false")),
+    Column("result", Text),
+    Column("failure", Text),
+    UniqueConstraint("schedule_id", "nominal"),
+    Index("ix_runs_open", "session_id", postgresql_where=_OPEN, sqlite_where=_OPEN),
+    Index("ix_runs_session_id", "session_id", "id"),
+    Index("ix_runs_status", "status", "id"),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("run_id", Id, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("op", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("ok", Boolean, nullable=False),
+    Column("value", Text),
+    Column("at", Instant, nullable=False),
+)
+
+_PENDING_EVENT = text("consumed_at IS NULL")
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("session_id", Serial, ForeignKey("sessions.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("target", Id),
+    Column("dedupe", Text, nullable=False),
+    Column("body", Text),
+    Column("arrived_at", Instant, nullable=False),
+    Column("consumed_at", Instant),
+    UniqueConstraint("session_id", "dedupe"),
+    Index(
+        "ix_inbox_pending", "session_id", "id", postgresql_where=_PENDING_EVENT, sqlite_where=_PENDING_EVENT
+    ),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("session_id", Serial, ForeignKey("sessions.id"), nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("own", Boolean, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("anchor", Instant, nullable=False),
+    Column("nominal", Instant),
+    Column("due_at", Instant),
+    UniqueConstraint("session_id", "ref"),
+    Index(
+        "ix_schedules_due_at",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
+    ),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("session_id", Serial),
+    Column("run_id", Id),
+    Column("request_id", Id),
+    Column("inbound", Boolean, nullable=False),
+    Column("contact", Text),
+    Column("channel", Text, nullable=False),
+    Column("via", Text),
+    Column("subject", Text),
+    Column("text", Text, nullable=False),
+    Column("attachments", Text),
+    Column("at", Instant, nullable=False),
+    Index("ix_messages_session_id", "session_id", "id"),
+    Index("ix_messages_contact", "contact", "id"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("message_id", Id, ForeignKey("messages.id"), nullable=False),
+    Column("contact", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("tries", SmallInteger, nullable=False, server_default="0"),
+    Column("dispatches", SmallInteger, nullable=False, server_default="0"),
+    Column("due_at", Instant),
+    Column("claimed_at", Instant),
+    Column("owner", Text),
+    Column("provider_id", Text),
+    Column("error", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    UniqueConstraint("message_id", "channel"),
+    UniqueConstraint("channel", "provider_id"),
+    Index(
+        "ix_deliveries_due_at",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
+    ),
+)
+
+received = Table(
+    "received",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("provider_id", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("contact", Text),
+    Column("message_id", Id),
+    Column("outcome", Text, nullable=False),
+    Column("raw", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    UniqueConstraint("channel", "provider_id"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("session_id", Serial, ForeignKey("sessions.id"), nullable=False),
+    Column("run_id", Id, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("contact", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("options", Text),
+    Column("status", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("settled_at", Instant),
+    Column("answer", Text),
+    Column("by", Text),
+    Index(
+        "ix_requests_open",
+        "contact",
+        postgresql_where=text("status = 'open'"),
+        sqlite_where=text("status = 'open'"),
+    ),
+    Index("ix_requests_run_id", "run_id"),
+    Index("ix_requests_contact", "contact", "id"),
+)
+
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("run_id", Id, primary_key=True),
+    Column("op", Integer, primary_key=True, autoincrement=False),
+    Column("session_id", Serial, ForeignKey("sessions.id"), nullable=False),
+    Column("contact", Text),
+    Index("ix_receivers_contact", "contact"),
+)
+
+opt_outs = Table(
+    "opt_outs",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("at", Instant, nullable=False),
+)

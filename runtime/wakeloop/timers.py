@@ -1,0 +1,256 @@
+"""Claims what is due and hands it over: every worker runs this, and none of them does anything twice."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from wakeloop import calendar, crashpoints
+from wakeloop.dispatch import Dispatcher, TurnMessage
+from wakeloop.events import Tick, dump_event
+from wakeloop.logs import get_logger
+from wakeloop.store import outbox, schedules, turns
+from wakeloop.store.database import Database
+from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
+from wakeloop.store.records import NewRun
+from wakeloop.triggers import Cron, Schedule, dump_schedule, load_schedule
+from wakeloop.turn import World
+
+log = get_logger("wakeloop.timers")
+
+BATCH = 1000
+FEW = 20
+"""Up to so many due sessions of an agent get a message each, so that Flower shows them one by one."""
+MANY = 50
+"""Beyond that, so many share one."""
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What one sweep claimed, and when the next thing is due."""
+
+    turns: list[TurnMessage]
+    deliveries: list[str]
+    next_due: datetime | None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.turns and not self.deliveries
+
+
+class Timers:
+    """Fires schedules, and claims sessions and deliveries that are due.
+
+    Nothing is early by the database's clock. A claim is marked in the store before it is handed over, with a time at
+    which it is due again; so what is lost on the way to a worker comes again, and an occurrence of a schedule is
+    queued once per (schedule, nominal time).
+    """
+
+    def __init__(self, *, database: Database, world: World) -> None:
+        self._database = database
+        self._world = world
+
+    def sync_schedules(self) -> None:
+        """Make the store's schedules those of the agents' code: new ones count from now, those that are gone end.
+
+        Schedules of agents that are not known here, and those that sessions set for themselves, stay as they are."""
+        with self._database.begin() as connection:
+            now = self._database.now()
+            names = {(agent.name, "default") for agent in self._world.registry.agents if agent.schedules}
+            known = ensure_sessions(self._database, connection, names, now=now)
+            for agent in self._world.registry.agents:
+                session = known.get((agent.name, "default"))
+                if session is None:
+                    session = find_session(connection, agent.name, "default")
+                if session is not None:
+                    self._sync_agent(connection, agent.name, session, agent.schedules, now)
+
+    def _sync_agent(
+        self, connection: Connection, agent: str, session: int, wanted: Sequence[Schedule], now: datetime
+    ) -> None:
+        present = {row.ref: row for row in schedules.defined(connection, session)}
+        refs: dict[str, Schedule] = {}
+        for schedule in wanted:
+            ref = hashlib.sha256(dump_schedule(schedule).encode()).hexdigest()[:12]
+            refs[ref] = schedule
+        new = []
+        moved = []
+        for ref, schedule in refs.items():
+            row = present.get(ref)
+            if row is not None and row.nominal is not None:
+                continue
+            nominal = calendar.next_after(schedule, now, anchor=now)
+            due = calendar.jittered(schedule, ref, nominal) if nominal is not None else None
+            if row is not None:
+                moved.append({"id": row.id, "nominal": nominal, "due_at": due})
+                continue
+            new.append(
+                {
+                    "session_id": session, "agent": agent, "ref": ref, "own": False, "spec": dump_schedule(schedule),
+                    "anchor": now, "nominal": nominal, "due_at": due,
+                }
+            )  # fmt: skip
+        schedules.add(self._database, connection, new)
+        schedules.move(connection, moved)
+        schedules.end(connection, [row.id for ref, row in present.items() if ref not in refs and row.nominal])
+
+    def sweep(self) -> Swept:
+        """Claim what is due now, at most a batch of each kind."""
+        agents = self._world.registry.names
+        with self._database.begin() as connection:
+            now = self._database.now()
+            fired = self._fire(connection, agents, now)
+        with self._database.begin() as connection:
+            now = self._database.now()
+            due = turns.claim_due(connection, now=now, agents=agents, limit=BATCH)
+            deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
+            full = BATCH in (len(due), len(deliveries), fired)
+            next_due = now if full else _next_due(connection, now)
+        crashpoints.reach("timers.claimed")
+        return Swept(turns=self._messages(due), deliveries=[str(id) for id in deliveries], next_due=next_due)
+
+    def _fire(self, connection: Connection, agents: Sequence[str], now: datetime) -> int:
+        rows = schedules.claim_due(connection, now=now, agents=agents, limit=BATCH)
+        new: list[NewRun] = []
+        moved: list[Mapping[str, Any]] = []
+        for row in rows:
+            schedule = load_schedule(row.spec)
+            plan = calendar.plan(
+                schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
+            )
+            new.extend(self._runs_of(row, schedule, plan, now))
+            due = calendar.jittered(schedule, row.ref, plan.next) if plan.next is not None else None
+            moved.append({"id": row.id, "nominal": plan.next, "due_at": due})
+        schedules.move(connection, moved)
+        known = {(row.agent, row.key): row.session_id for row in rows}
+        touch(connection, queue_runs(self._database, connection, new, known, now=now), now=now)
+        return len(rows)
+
+    def _runs_of(self, row: Any, schedule: Schedule, plan: calendar.Plan, now: datetime) -> list[NewRun]:
+        tz = schedule.tz if isinstance(schedule, Cron) else "UTC"
+        found = []
+        for skip in plan.skipped:
+            log.info(
+                "skipped", agent=row.agent, reason=skip.reason, nominal=str(skip.nominal), count=skip.count
+            )
+            tick = Tick(nominal=skip.nominal, actual=now, schedule=row.ref, tz=tz)
+            found.append(self._new_run(row, tick, skipped=skip.reason, skip_count=skip.count))
+        for occurrence in plan.fire:
+            tick = Tick(
+                nominal=occurrence.nominal, actual=now, schedule=row.ref, tz=tz, missed=occurrence.missed,
+                missed_count=occurrence.missed_count,
+            )  # fmt: skip
+            found.append(self._new_run(row, tick))
+        return found
+
+    def _new_run(self, row: Any, tick: Tick, **skip: Any) -> NewRun:
+        return NewRun(
+            id=self._world.ids.new_id(), agent=row.agent, key=row.key, event=dump_event(tick), schedule_id=row.id,
+            nominal=tick.nominal, **skip,
+        )  # fmt: skip
+
+    def next_due(self) -> datetime | None:
+        """When the next thing is due, of what is not due yet."""
+        with self._database.read() as connection:
+            return _next_due(connection, self._database.now())
+
+    def recover(self) -> None:
+        """Take up at once whatever a predecessor of this process had in hand. Only for a process that is alone."""
+        with self._database.begin() as connection:
+            now = self._database.now()
+            turns.recover(connection, now=now)
+            outbox.recover(connection, now=now)
+
+    def _messages(self, due: Sequence[tuple[int, str, str]]) -> list[TurnMessage]:
+        by_agent: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for id, agent, key in due:
+            by_agent[agent].append((id, f"{agent}/{key}"))
+        messages = []
+        for agent, found in by_agent.items():
+            size = 1 if len(found) <= FEW else MANY
+            queue = self._world.registry.get(agent).queue
+            for start in range(0, len(found), size):
+                part = found[start : start + size]
+                messages.append(
+                    TurnMessage(
+                        agent=agent, queue=queue, sessions=tuple(id for id, _ in part),
+                        names=tuple(name for _, name in part),
+                    )
+                )  # fmt: skip
+        return messages
+
+
+def _next_due(connection: Connection, now: datetime) -> datetime | None:
+    dues = [part.next_due(connection, after=now) for part in (turns, outbox, schedules)]
+    return min((due for due in dues if due is not None), default=None)
+
+
+class TimerThread:
+    """Sweeps in a thread: when something is due, when it is nudged, and at the least once a second.
+
+    A broker or database that is away is logged once per outage and tried again; whatever it cost is due again."""
+
+    def __init__(self, *, timers: Timers, database: Database, dispatcher: Dispatcher) -> None:
+        self._timers = timers
+        self._database = database
+        self._dispatcher = dispatcher
+        self._nudged = threading.Event()
+        self._stopping = False
+        self._in_trouble = False
+        self._thread = threading.Thread(target=self._run, name="wakeloop-timers", daemon=True)
+
+    def start(self) -> None:
+        """Start sweeping."""
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Something may be due earlier than was known. From any thread."""
+        self._nudged.set()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop sweeping; waits at most `timeout` seconds for a sweep under way."""
+        self._stopping = True
+        self._nudged.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            wait = self._guarded(self._round)
+            self._nudged.wait(wait)
+
+    def _round(self) -> float:
+        self._nudged.clear()
+        swept = self._timers.sweep()
+        if swept.turns:
+            self._dispatcher.turns(swept.turns)
+        if swept.deliveries:
+            self._dispatcher.deliveries(swept.deliveries)
+        if swept.next_due is None:
+            return POLL_SECONDS
+        return min(POLL_SECONDS, max(0.0, (swept.next_due - self._database.now()) / timedelta(seconds=1)))
+
+    def _guarded(self, work: Callable[[], float]) -> float:
+        try:
+            wait = work()
+        except Exception as error:
+            if not self._in_trouble:
+                cause = str(getattr(error, "orig", None) or error)
+                trouble = "the database" if isinstance(error, DBAPIError) else "the broker"
+                log.warning(
+                    f"{trouble} is away; trying again every second", error=cause, kind=type(error).__name__
+                )
+            self._in_trouble = True
+            return POLL_SECONDS
+        if self._in_trouble:
+            log.info("back again")
+            self._in_trouble = False
+        return wait

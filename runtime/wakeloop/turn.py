@@ -1,0 +1,822 @@
+"""One session while a worker holds it: what happens next, and what that changes. Touches no database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from wakeloop import calendar
+from wakeloop.agent import Agent, WhileBusy
+from wakeloop.engine import commands as cmd
+from wakeloop.engine.execution import Execution, Operation, RunFacts
+from wakeloop.engine.failures import Failure, describe
+from wakeloop.engine.journal import Kind, Record, Wait, dump_waits, load_waits
+from wakeloop.engine.values import JSON_CODEC
+from wakeloop.errors import ChildFailed, WakeloopError
+from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
+from wakeloop.logs import get_logger
+from wakeloop.people import People
+from wakeloop.registry import Registry
+from wakeloop.status import RunStatus
+from wakeloop.steps import Step
+from wakeloop.store.records import (
+    InboxRow,
+    NewMessage,
+    NewRequest,
+    NewRun,
+    NewWakeup,
+    Post,
+    RunRow,
+    SessionCommit,
+    SessionRow,
+    Settlement,
+)
+from wakeloop.triggers import Overlap, dump_schedule, load_schedule
+
+log = get_logger("wakeloop.turn")
+
+TAKEOVERS_BEFORE_PARKING = 5
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class Ids(Protocol):
+    """Where new ids come from."""
+
+    def new_id(self) -> UUID: ...
+
+
+@dataclass(kw_only=True)
+class World:
+    """What this process knows: agents (replaced when their code is loaded anew), people, and where ids come from."""
+
+    registry: Registry
+    people: People
+    ids: Ids
+
+
+class RunError(BaseModel):
+    """Why a run is parked: the failure, where in the journal it came from, and what its last stretch did to the
+    session's state, which a retry takes back first if nobody has changed it since."""
+
+    failure: Failure
+    origin: int | None = None
+    state_before: str | None = None
+    state_after: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepJob:
+    """A call of a step that is to be carried out now. `key` names it in what comes back."""
+
+    key: tuple[int, int, UUID, int]
+    agent: str
+    step: Step[Any, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    attempt: int
+
+
+@dataclass(kw_only=True)
+class OpenRun:
+    """A run of the held session that is not over. `values`: the columns of its row that changed."""
+
+    row: RunRow
+    is_new: bool = False
+    execution: Execution | None = None
+    waits: tuple[Wait, ...] = ()
+    values: dict[str, Any] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    running: dict[int, Operation] = field(default_factory=dict)
+
+    @property
+    def id(self) -> UUID:
+        return self.row.id
+
+    @property
+    def is_started(self) -> bool:
+        return self.row.status is not RunStatus.QUEUED
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether something is recorded for it that it must see first, once that is committed."""
+        return self.execution is not None and self.execution.has_undelivered
+
+
+class Turn:
+    """Drives the open runs of one held session.
+
+    `advance` does all that can be done now; `changes` is what is to be committed for it; `jobs` are the steps to start
+    once that is committed. Steps' outcomes come back through `step_done`.
+    """
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        agent: Agent,
+        session: SessionRow,
+        runs: Sequence[RunRow],
+        inbox: Sequence[InboxRow],
+        schedules: Sequence[Any],
+        parked: Set[UUID] = frozenset(),
+    ) -> None:
+        """`parked`: of the runs that the inbox has something for, those that are parked; it is kept for a retry."""
+        self.world = world
+        self.agent = agent
+        self.session = session
+        self.state = session.state
+        self.failures: list[str] = []
+        self.wanted: set[UUID] = set()
+        self._journals: dict[UUID, list[Record]] = {}
+        self._runs: dict[UUID, OpenRun] = {}
+        self._ended: list[OpenRun] = []
+        self._inbox: dict[int, InboxRow] = {}
+        self._schedules: list[Any] = []
+        self._can_deliver = False
+        self._now = _NEVER
+        self._commit = self._new_commit()
+        self._dirty = False
+        self.reload(runs, inbox, schedules, parked)
+
+    # ------------------------------------------------------------------ what comes in
+
+    def reload(
+        self, runs: Sequence[RunRow], inbox: Sequence[InboxRow], schedules: Sequence[Any], parked: Set[UUID]
+    ) -> None:
+        """Take note of what arrived: queued runs, inbox, schedules. What is in memory already stays as it is."""
+        for row in runs:
+            if row.id not in self._runs and not any(row.id == ended.id for ended in self._ended):
+                waits = load_waits(row.waits) if row.waits else ()
+                self._runs[row.id] = OpenRun(row=row, waits=waits)
+        consumed = set(self._commit.consumed)
+        self._inbox = {item.id: item for item in inbox if item.id not in consumed}
+        self._schedules = list(schedules)
+        self._parked = set(parked)
+
+    def add_journals(self, journals: dict[UUID, list[Record]]) -> None:
+        """The journals that were wanted."""
+        self._journals |= journals
+        self.wanted -= journals.keys()
+
+    def knows(self, run_id: UUID) -> bool:
+        """Whether this is one of its open runs."""
+        return run_id in self._runs
+
+    def needs_journals(self, now: datetime) -> set[UUID]:
+        """The runs that will surely be looked into."""
+        targets = {item.target for item in self._inbox.values()}
+        arrived = any(item.kind in ("message", "signal") for item in self._inbox.values())
+        return {
+            run.id
+            for run in self._runs.values()
+            if run.execution is None
+            and run.is_started
+            and run.id not in self._journals
+            and (
+                run.row.status is RunStatus.RUNNING
+                or (run.row.wake_at is not None and run.row.wake_at <= now)
+                or run.id in targets
+                or (arrived and any(wait.kind is Kind.RECEIVE for wait in run.waits))
+            )
+        }
+
+    def step_done(
+        self,
+        run_id: UUID,
+        op: int,
+        *,
+        now: datetime,
+        value: Any = None,
+        error: BaseException | None = None,
+        chance: float,
+    ) -> None:
+        """Record how an attempt at a step ended. The handler sees it after the next commit."""
+        run = self._runs.get(run_id)
+        if run is None or run.execution is None or op not in run.running:
+            return
+        operation = run.running.pop(op)
+        call = operation.call
+        assert call is not None
+        if op not in run.execution.pending:
+            return
+        self._dirty = True
+        call.running = False
+        if error is None:
+            try:
+                text = call.codec.dump(value, f"the result of step {operation.name}")
+                run.execution.record_completion(op, at=now, value=text)
+            except WakeloopError as refusal:
+                run.execution.record_completion(
+                    op, at=now, ok=False, value=describe(refusal).model_dump_json()
+                )
+        else:
+            call.attempts += 1
+            options = call.step.options
+            if call.attempts <= options.retries and options.backoff.wants(error):
+                wait = options.backoff.wait_seconds(call.attempts, chance)
+                again = now + timedelta(seconds=wait)
+                operation.due = again
+                facts = {"error": describe(error).title, "attempt": call.attempts, "again": again.isoformat()}
+                run.execution.note(
+                    Kind.ATTEMPT, operation, at=now, ok=False, value=JSON_CODEC.dump(facts, "attempt")
+                )
+            else:
+                run.execution.record_completion(op, at=now, ok=False, value=describe(error).model_dump_json())
+        self._collect(run)
+
+    def committed(self, session: SessionRow) -> None:
+        """What `changes` gave is committed: what was recorded may be seen."""
+        self.session = session
+        self._can_deliver = True
+        self._ended.clear()
+
+    def park_all(self, reason: str) -> None:
+        """Park every run that was running: going on with them keeps killing the worker."""
+        for run in list(self._runs.values()):
+            if run.row.status is RunStatus.RUNNING:
+                self._park(run, WakeloopError(reason))
+
+    # ------------------------------------------------------------------ going on
+
+    def advance(self, now: datetime) -> None:
+        """Do everything that can be done now, in the order of the times at which it became due."""
+        self._now = now
+        while True:
+            if self._can_deliver and self._deliver_recorded():
+                continue
+            action = min(self._actions(), key=lambda one: one[:3], default=None)
+            if action is None:
+                break
+            action[3]()
+        self._can_deliver = False
+        self._note_starts()
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether there is something to commit before anything else may happen."""
+        return self._dirty
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way, so that the session may be let go."""
+        return not self.wanted and not any(
+            run.is_blocked or run.running or (run.execution and run.execution.steps_to_start(self._now))
+            for run in self._runs.values()
+        )
+
+    def next_due(self) -> datetime | None:
+        """When the next timer or attempt of any of its runs is due."""
+        dues = [
+            run.execution.next_due() if run.execution is not None else run.row.wake_at
+            for run in self._runs.values()
+        ]
+        return min((due for due in dues if due is not None), default=None)
+
+    def jobs(self) -> list[StepJob]:
+        """The steps to start now that everything before them is committed."""
+        jobs = []
+        for run in self._runs.values():
+            for operation in run.running.values():
+                call = operation.call
+                if call is not None and not call.running:
+                    call.running = True
+                    jobs.append(
+                        StepJob(
+                            key=(self.session.id, self.session.token, run.id, operation.no), agent=self.agent.name,
+                            step=call.step, args=call.args, kwargs=call.kwargs, attempt=call.attempts + 1,
+                        )
+                    )  # fmt: skip
+        return jobs
+
+    def abandoned(self) -> list[tuple[int, int, UUID, int]]:
+        """Keys of steps under way that no handler waits for any more."""
+        keys = []
+        for run in [*self._runs.values(), *self._ended]:
+            for op in list(run.running):
+                if run.execution is None or op not in run.execution.pending:
+                    del run.running[op]
+                    keys.append((self.session.id, self.session.token, run.id, op))
+        return keys
+
+    def changes(self, lease_until: datetime) -> SessionCommit:
+        """Everything to commit, and whether the session may be let go with it. The next changes start empty."""
+        commit = self._commit
+        commit.session = self.session
+        commit.lease_until = lease_until
+        commit.release = self.is_quiet
+        commit.due_at = self.next_due()
+        commit.state = self.state if self.state != self.session.state else None
+        for run in [*self._runs.values(), *self._ended]:
+            execution = run.execution
+            if execution is not None and run.id in self._runs:
+                status = RunStatus.WAITING if commit.release else RunStatus.RUNNING
+                waits = execution.waits()
+                facts = {
+                    "status": status,
+                    "waits": dump_waits(waits) if commit.release else None,
+                    "wake_at": execution.next_due() if commit.release else None,
+                }
+                self._set(run, **facts)
+                if waits != run.waits:
+                    run.waits = waits
+                    commit.receivers[run.id] = _receivers(waits)
+            if run.is_new:
+                commit.new_runs.append(run.row)
+                run.is_new = False
+            elif run.values:
+                commit.runs[run.id] = dict(run.values)
+            run.values.clear()
+            if run.records:
+                commit.records[run.id] = run.records
+                run.records = []
+        self._commit = self._new_commit()
+        self._dirty = False
+        return commit
+
+    def close(self) -> list[tuple[int, int, UUID, int]]:
+        """Drop everything in memory; the keys of the steps that were under way."""
+        keys = [
+            (self.session.id, self.session.token, run.id, op)
+            for run in [*self._runs.values(), *self._ended]
+            for op in run.running
+        ]
+        for run in self._runs.values():
+            if run.execution is not None:
+                run.execution.close()
+        self._runs.clear()
+        return keys
+
+    # ------------------------------------------------------------------ what may happen next
+
+    def _actions(self) -> Iterator[tuple[datetime, int, int, Any]]:
+        order = 0
+        for item in self._inbox.values():
+            handle = self._handler_of(item)
+            if handle is not None:
+                yield (item.arrived_at, 0, item.id, handle)
+        for run in list(self._runs.values()):
+            order += 1
+            if self._must_wait(run):
+                continue
+            if run.row.status is RunStatus.RUNNING and run.execution is None:
+                yield (run.row.created_at, -1, order, lambda run=run: self._wake(run))
+            elif run.row.status is RunStatus.QUEUED:
+                start = self._starter_of(run)
+                if start is not None:
+                    yield (run.row.created_at, 1, order, start)
+            elif run.execution is not None:
+                for timer in run.execution.due_timers(self._now)[:1]:
+                    assert timer.due is not None
+                    yield (timer.due, 2, order, lambda run=run, op=timer.no: self._deliver(run, op))
+            elif run.row.wake_at is not None and run.row.wake_at <= self._now:
+                yield (run.row.wake_at, 2, order, lambda run=run: self._wake(run))
+
+    def _deliver_recorded(self) -> bool:
+        for run in list(self._runs.values()):
+            execution = run.execution
+            if execution is not None and execution.has_undelivered:
+                self._guarded(run, lambda execution=execution: execution.deliver_next(self.state))
+                return True
+        return False
+
+    def _starter_of(self, run: OpenRun) -> Any:
+        """What to do with a queued run now, or None if it has to stay queued."""
+        if run.row.schedule_id is not None:
+            overlap = self._overlap(run.row.schedule_id)
+            others = [
+                other
+                for other in self._runs.values()
+                if other.row.schedule_id == run.row.schedule_id and other is not run
+            ]
+            open_others = [other for other in others if other.is_started]
+            if open_others:
+                if overlap == "skip":
+                    return lambda: self._skip(run, "overlap")
+                if overlap == "buffer_one":
+                    earlier = any(
+                        other.row.nominal < run.row.nominal for other in others if not other.is_started
+                    )
+                    return (lambda: self._skip(run, "overlap")) if earlier else None
+                if overlap == "buffer_all":
+                    return None
+                if overlap == "cancel_other":
+
+                    def replace_others() -> None:
+                        self._cancel(open_others)
+                        self._start(run)
+
+                    return replace_others
+        return lambda: self._start(run)
+
+    def _handler_of(self, item: InboxRow) -> Any:
+        """What to do with something in the inbox now, or None if it has to stay there."""
+        if item.target is not None:
+            run = self._runs.get(item.target)
+            if run is None:
+                return None if item.target in self._parked else lambda: self._consume(item)
+            if self._must_wait(run):
+                return None
+            return self._handler_for(item, run)
+        event = EVENT.validate_json(item.body or "{}")
+        found = self._receiver(self._runs.values(), event)
+        if found is None:
+            return self._unexpected(item, event)
+        run, op = found
+        return None if self._must_wait(run) else lambda: self._take(item, run, op, dump_event(event))
+
+    def _handler_for(self, item: InboxRow, run: OpenRun) -> Any:
+        """What to do with something that is for one run."""
+        if item.kind == "cancel":
+
+            def cancel() -> None:
+                self._consume(item)
+                self._cancel([run])
+
+            return cancel
+        if item.kind in ("message", "signal"):
+            event = EVENT.validate_json(item.body or "{}")
+            found = self._receiver([run], event)
+            return None if found is None else lambda: self._take(item, run, found[1], dump_event(event))
+        facts = JSON_CODEC.load(item.body or "{}")
+        kind, name = (Kind.CHILD, "run") if item.kind == "child" else (Kind.REPLY, "request")
+        for wait in self._waits_of(run):
+            if wait.kind is kind and wait.match is not None and wait.match.get(name) == facts[name]:
+                ok = "failure" not in facts
+                body = JSON_CODEC.dump(facts["value"] if ok else facts["failure"], "what came for a run")
+                return lambda: self._take(item, run, wait.op, body, ok=ok)
+        # A child's end is kept until the handler awaits it; a reply to a question that is settled comes too late.
+        return None if kind is Kind.CHILD or not run.is_started else lambda: self._consume(item)
+
+    def _must_wait(self, run: OpenRun) -> bool:
+        return run.is_blocked or run.id in self.wanted
+
+    def _receiver(self, runs: Iterable[OpenRun], event: Event) -> tuple[OpenRun, int] | None:
+        for run in runs:
+            for wait in self._waits_of(run):
+                if wait.kind is Kind.RECEIVE and wait.match is not None and _fits(wait.match, event):
+                    return run, wait.op
+        return None
+
+    def _unexpected(self, item: InboxRow, event: Event) -> Any:
+        """What a message or signal does that no run waits for."""
+        triggers: Any = (
+            self.agent.message_triggers if isinstance(event, Message) else self.agent.signal_triggers
+        )
+        open_runs = list(self._runs.values())
+        if not any(trigger.fits(event) for trigger in triggers):
+            # It came for a wait that is over. An open run may still ask for it; if there is none, it only stays in
+            # the conversation.
+            return None if open_runs else lambda: self._consume(item)
+        if open_runs and self.agent.while_busy is WhileBusy.ENQUEUE:
+            return None
+        if open_runs and self.agent.while_busy is WhileBusy.REJECT:
+            log.info("rejected while busy", session=self.session.name, event=event.kind)
+            return lambda: self._consume(item)
+
+        def begin() -> None:
+            if self.agent.while_busy is WhileBusy.INTERRUPT:
+                self._cancel(open_runs)
+            row = RunRow(
+                id=self.world.ids.new_id(), session_id=self.session.id, status=RunStatus.QUEUED,
+                event=dump_event(event), created_at=item.arrived_at,
+            )  # fmt: skip
+            run = self._runs[row.id] = OpenRun(row=row, is_new=True)
+            self._consume(item)
+            self._start(run)
+
+        return begin
+
+    # ------------------------------------------------------------------ doing it
+
+    def _start(self, run: OpenRun) -> None:
+        self._set(run, status=RunStatus.RUNNING, started_at=self._now)
+        self._journals[run.id] = []
+        self._wake(run)
+
+    def _wake(self, run: OpenRun) -> bool:
+        """Bring a run into memory; False if its journal is not here yet, or it cannot go on."""
+        if run.execution is not None:
+            return True
+        if run.id not in self._journals:
+            self.wanted.add(run.id)
+            return False
+        assert run.row.started_at is not None
+        facts = RunFacts(
+            id=str(run.id), session=self.session.name, key=self.session.key, event=load_event(run.row.event),
+            started_at=run.row.started_at,
+        )  # fmt: skip
+        run.execution = Execution(
+            agent=self.agent,
+            facts=facts,
+            journal=self._journals.pop(run.id),
+            applied=run.row.applied,
+            waits=load_waits(run.row.waits) if run.row.waits is not None else None,
+            surroundings=_Surroundings(self),
+        )
+        execution = run.execution
+        return self._guarded(run, lambda: execution.begin(self.state))
+
+    def _deliver(self, run: OpenRun, op: int, value: str | None = None, *, ok: bool = True) -> bool:
+        """Complete an operation of a run; False if the run was parked instead."""
+        execution = run.execution
+        assert execution is not None
+        if op not in execution.pending:
+            return True  # what it woke to took another way
+        return self._guarded(
+            run, lambda: execution.deliver(op, at=self._now, ok=ok, value=value, state=self.state)
+        )
+
+    def _take(self, item: InboxRow, run: OpenRun, op: int, value: str, *, ok: bool = True) -> None:
+        """Give a run what came for it. If the run gets parked on it, it is kept for the run's retry."""
+        if run.execution is None and run.id not in self._journals:
+            self.wanted.add(run.id)
+        elif self._wake(run) and self._deliver(run, op, value, ok=ok):
+            self._consume(item)
+        else:
+            self._inbox[item.id] = replace(item, target=run.id)
+            self._commit.retargeted.append((item.id, run.id))
+
+    def _cancel(self, runs: Sequence[OpenRun]) -> None:
+        for run in runs:
+            if not run.is_started:
+                self._end(run, RunStatus.CANCELLED)
+                continue
+            self._set(run, cancelling=True, status=RunStatus.RUNNING)
+            self._dirty = True
+            if run.execution is None:
+                self._wake(run)
+            else:
+                self._raise_cancel(run)
+
+    def _raise_cancel(self, run: OpenRun) -> bool:
+        execution = run.execution
+        assert execution is not None
+        self._set(run, cancelling=False)
+        if execution.cancelling or execution.outcome is not None:
+            return True
+        return self._guarded(run, lambda: execution.cancel(at=self._now, state=self.state))
+
+    def _skip(self, run: OpenRun, reason: str) -> None:
+        log.info("skipped", session=self.session.name, reason=reason, nominal=str(run.row.nominal))
+        self._set(run, skipped=reason, skip_count=1)
+        self._end(run, RunStatus.CANCELLED)
+
+    def _consume(self, item: InboxRow) -> None:
+        self._inbox.pop(item.id, None)
+        self._commit.consumed.append(item.id)
+        self._dirty = True
+
+    # ------------------------------------------------------------------ what came of it
+
+    def _guarded(self, run: OpenRun, go: Any) -> bool:
+        """Let a run go on, and collect what it did; park it if it cannot. False if it was parked."""
+        execution = run.execution
+        assert execution is not None
+        try:
+            go()
+        except Exception as error:  # noqa: BLE001 - whatever keeps a run from going on is recorded with it
+            execution.take()
+            self._park(run, error)
+            return False
+        self._collect(run)
+        return self._raise_cancel(run) if run.row.cancelling else True
+
+    def _collect(self, run: OpenRun) -> None:
+        """Take over what a run's latest stretch recorded, asked for and changed."""
+        execution = run.execution
+        assert execution is not None
+        records, commands = execution.take()
+        if records or commands or execution.applied != run.row.applied:
+            self._dirty = True
+        run.records.extend(records)
+        self._set(run, applied=execution.applied, waits=None)
+        before = execution.state_before
+        if execution.state_changed:
+            self.state = execution.state_text
+            execution.state_before = execution.state_text
+            self._dirty = True
+        for command in commands:
+            self._apply(run, command)
+        for problem in execution.loop.unhandled:
+            log.warning(
+                "a task of the handler failed unnoticed",
+                run=str(run.id),
+                problem=str(problem.get("exception")),
+            )
+        execution.loop.unhandled.clear()
+        if execution.outcome is not None:
+            outcome = execution.outcome
+            if outcome.failure is not None:
+                error = RunError(
+                    failure=outcome.failure, origin=outcome.origin,
+                    state_before=before if before != self.state else None,
+                    state_after=self.state if before != self.state else None,
+                )  # fmt: skip
+                self._end(run, RunStatus(outcome.status), error=error)
+            else:
+                self._end(run, RunStatus(outcome.status), result=outcome.result)
+
+    def _park(self, run: OpenRun, error: Exception) -> None:
+        log.warning("run parked", run=str(run.id), session=self.session.name, reason=str(error))
+        self._end(run, RunStatus.STUCK, error=RunError(failure=describe(error)))
+
+    def _end(
+        self, run: OpenRun, status: RunStatus, *, result: str | None = None, error: RunError | None = None
+    ) -> None:
+        stuck = status is RunStatus.STUCK
+        if stuck:
+            self._parked.add(run.id)
+        facts: dict[str, Any] = {"status": status, "result": result, "ended_at": self._now}
+        facts["failure"] = error.model_dump_json(exclude_none=True) if error is not None else None
+        if not stuck:
+            facts |= {"waits": None, "wake_at": None}
+        self._set(run, **facts)
+        self._dirty = True
+        self._ended.append(run)
+        self._runs.pop(run.id, None)
+        if any(wait.kind is Kind.RECEIVE for wait in run.waits):
+            self._commit.receivers[run.id] = []
+        if error is not None:
+            self.failures.append(f"{self.session.name}: {error.failure.title}")
+        if run.execution is not None:
+            run.execution.close()
+        if not stuck:
+            self._commit.closed_runs.append(run.id)
+            self._tell_parent(run, status, result, error)
+
+    def _tell_parent(
+        self, run: OpenRun, status: RunStatus, result: str | None, error: RunError | None
+    ) -> None:
+        row = run.row
+        if row.parent_id is None or row.parent_session_id is None:
+            return
+        facts: dict[str, Any] = {"run": str(row.id)}
+        if status is RunStatus.COMPLETED:
+            facts["value"] = JSON_CODEC.load(result or "null")
+        else:
+            reason = error.failure.title if error is not None else str(status)
+            failed = ChildFailed(
+                f"run {row.id} of agent {self.agent.name} ended {status}: {reason}",
+                run=str(row.id), status=str(status), reason=reason,
+            )  # fmt: skip
+            facts["failure"] = describe(failed).model_dump(mode="json")
+        self._commit.answers.append(
+            (row.parent_session_id, row.parent_id, row.id, JSON_CODEC.dump(facts, "child"))
+        )
+
+    def _apply(self, run: OpenRun, command: cmd.Command) -> None:
+        """Turn what a handler asked for into what is to be written."""
+        match command:
+            case cmd.SendMessage(message=message, via=via, request=request):
+                assert message.to is not None
+                channel, address = self.world.people.route(message.to, via)[0]
+                self._commit.messages.append(
+                    NewMessage(
+                        id=UUID(message.id), contact=message.to, channel=channel, address=address, via=via,
+                        subject=message.subject, text=message.text, run_id=run.id,
+                        request_id=UUID(request) if request else None,
+                    )
+                )  # fmt: skip
+            case cmd.OpenRequest():
+                self._commit.requests.append(
+                    NewRequest(
+                        id=UUID(command.id), run_id=run.id, contact=command.to, text=command.text,
+                        options=JSON_CODEC.dump(list(command.options), "options") if command.options else None,
+                        expires_at=command.expires,
+                    )
+                )  # fmt: skip
+            case cmd.SettleRequest():
+                self._commit.settlements.append(
+                    Settlement(
+                        id=UUID(command.id), status=command.status, answer=command.answer, by=command.by
+                    )
+                )
+            case cmd.SpawnRun():
+                event = EVENT.validate_python(
+                    {"kind": "call", "input": JSON_CODEC.load(command.input), "by": str(run.id)}
+                )
+                self._commit.spawned.append(
+                    NewRun(
+                        id=UUID(command.id), agent=command.agent, key=command.key, event=dump_event(event),
+                        parent_id=run.id, parent_session_id=self.session.id,
+                    )
+                )  # fmt: skip
+            case cmd.EmitSignal(signal=signal):
+                self._commit.posts.extend(signal_posts(self.world.registry, signal))
+            case cmd.SetWakeup():
+                nominal = calendar.next_after(command.schedule, command.anchor, anchor=command.anchor)
+                due = (
+                    calendar.jittered(command.schedule, command.id, nominal) if nominal is not None else None
+                )
+                self._commit.wakeups.append(
+                    NewWakeup(
+                        ref=command.id, spec=dump_schedule(command.schedule), anchor=command.anchor, nominal=nominal,
+                        due_at=due,
+                    )
+                )  # fmt: skip
+            case cmd.CancelWakeup():
+                self._commit.cancelled_wakeups.append(command.id)
+
+    # ------------------------------------------------------------------ small things
+
+    def _note_starts(self) -> None:
+        """Choose the steps to start; those that may not be repeated are noted in the journal first."""
+        for run in self._runs.values():
+            execution = run.execution
+            if execution is None or run.is_blocked:
+                continue
+            for operation in execution.steps_to_start(self._now):
+                call = operation.call
+                assert call is not None
+                if operation.no in run.running:
+                    continue
+                run.running[operation.no] = operation
+                operation.due = None
+                if not call.step.options.idempotent:
+                    call.started += 1
+                    execution.note(Kind.STARTED, operation, at=self._now)
+                    self._collect(run)
+
+    def _waits_of(self, run: OpenRun) -> tuple[Wait, ...]:
+        return run.execution.waits() if run.execution is not None else run.waits
+
+    def _overlap(self, schedule_id: int) -> Overlap:
+        for row in self._schedules:
+            if row.id == schedule_id:
+                return load_schedule(row.spec).overlap
+        return "allow"
+
+    def _set(self, run: OpenRun, **values: Any) -> None:
+        changed = {name: value for name, value in values.items() if getattr(run.row, name) != value}
+        if changed:
+            run.row = replace(run.row, **changed)
+            if not run.is_new:
+                run.values |= changed
+
+    def _new_commit(self) -> SessionCommit:
+        return SessionCommit(session=self.session, lease_until=_NEVER)
+
+    def wakeups(self) -> tuple[cmd.Wakeup, ...]:
+        """The session's coming wakeups, with what its runs changed and is not committed yet."""
+        found = [
+            cmd.Wakeup(id=row.ref, schedule=load_schedule(row.spec), next=row.nominal, own=row.own)
+            for row in self._schedules
+            if row.ref not in self._commit.cancelled_wakeups
+        ]
+        found += [
+            cmd.Wakeup(id=new.ref, schedule=load_schedule(new.spec), next=new.nominal, own=True)
+            for new in self._commit.wakeups
+            if new.ref not in self._commit.cancelled_wakeups and all(new.ref != one.id for one in found)
+        ]
+        return tuple(sorted(found, key=lambda one: (one.next is None, one.next, one.id)))
+
+
+class _Surroundings:
+    """What a live handler may ask: see Surroundings."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+
+    def new_id(self) -> UUID:
+        return self._turn.world.ids.new_id()
+
+    def check_contact(self, contact: str, via: str | None) -> str:
+        return self._turn.world.people.route(contact, via)[0][0]
+
+    def check_agent(self, name: str) -> None:
+        self._turn.world.registry.get(name)
+
+    def wakeups(self) -> tuple[cmd.Wakeup, ...]:
+        return self._turn.wakeups()
+
+
+def signal_posts(registry: Registry, signal: Signal) -> list[Post]:
+    """The signal, once for every session that an agent listens for it in."""
+    body = dump_event(signal)
+    return [
+        Post(
+            agent=agent.name, key=key, kind="signal", dedupe=f"signal:{signal.source}:{signal.id}", body=body
+        )
+        for agent, key in registry.listeners(signal)
+    ]
+
+
+def _fits(match: dict[str, Any], event: Event) -> bool:
+    if isinstance(event, Message):
+        return match["type"] == "message" and match.get("from") in (None, event.from_)
+    if isinstance(event, Signal):
+        return match["type"] == "signal" and match.get("signal") in ("*", event.type)
+    return False
+
+
+def _receivers(waits: tuple[Wait, ...]) -> list[tuple[int, str | None]]:
+    return [
+        (wait.op, (wait.match or {}).get("from"))
+        for wait in waits
+        if wait.kind is Kind.RECEIVE and (wait.match or {}).get("type") == "message"
+    ]

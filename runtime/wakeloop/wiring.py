@@ -1,0 +1,188 @@
+"""Puts the runtime together from the settings: the one place where parts are chosen and connected."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from wakeloop.channel import Channel, ChannelServices
+from wakeloop.clock import SystemClock
+from wakeloop.dispatch import Dispatcher, RunsFailed
+from wakeloop.errors import ConfigurationError
+from wakeloop.executor import Executor
+from wakeloop.intake import Intake, Replies
+from wakeloop.logs import get_logger
+from wakeloop.operations import Operations
+from wakeloop.outbox import Outbox
+from wakeloop.people import People
+from wakeloop.registry import Problem, Registry, load_folder
+from wakeloop.settings import Settings, load_settings
+from wakeloop.step_runner import RealLoop, ThreadedSteps
+from wakeloop.store.database import Database
+from wakeloop.timers import Timers, TimerThread
+from wakeloop.turn import World
+
+__all__ = ["Runtime", "Settings", "load_channels", "load_settings", "make_host"]
+
+log = get_logger("wakeloop.wiring")
+
+CHANNELS_GROUP = "wakeloop.channels"
+STEP_THREADS = 32
+
+
+class Runtime:
+    """Everything that one process has of wakeloop, connected; the Host of a worker (see wakeloop.dispatch.Host).
+
+    Made without connecting to anything. `start` begins to claim what is due; turns and deliveries can be run, and
+    messages taken in, without it, as the children of a prefork pool and the command line do.
+    """
+
+    def __init__(self, settings: Settings, *, alone: bool = False) -> None:
+        """`alone`: no other process works on this store, so what a dead predecessor had in hand is taken up at once.
+
+        Raises ConfigurationError for settings that cannot work."""
+        self.settings = settings
+        self.database = Database(settings.database_url)
+        self.problems: tuple[Problem, ...] = ()
+        self._alone = alone
+        self._lock = threading.Lock()
+        self._executor: Executor | None = None
+        self._steps: ThreadedSteps | None = None
+        self._loop = RealLoop("wakeloop-steps")
+        self._timer_thread: TimerThread | None = None
+        self._stopped = False
+        people = People(settings.contacts)
+        self.channels = load_channels(settings, people)
+        people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
+        self.world = World(registry=self._load_agents(), people=people, ids=SystemClock())
+        self.outbox = Outbox(database=self.database, world=self.world, channels=self.channels)
+        self.timers = Timers(database=self.database, world=self.world)
+        self.intake = Intake(
+            database=self.database,
+            world=self.world,
+            outbox=self.outbox,
+            channels=self.channels,
+            replies=Replies(
+                unknown_sender=settings.unknown_sender_text if settings.unknown_sender == "answer" else None,
+                unrouted=settings.unrouted_text,
+            ),
+            changed=self.nudge,
+        )
+        self.operations = Operations(database=self.database, world=self.world, intake=self.intake)
+
+    def _load_agents(self) -> Registry:
+        loaded = load_folder(Path(self.settings.agents_dir))
+        self.problems = tuple(loaded.problems)
+        for problem in loaded.problems:
+            log.error(
+                "an agent file is broken", file=str(problem.file), line=problem.line, problem=problem.message
+            )
+        return Registry(loaded.agents)
+
+    def reload_agents(self) -> None:
+        """Load the agents' files anew. Runs under way finish their turn with the code they have."""
+        self.world.registry = self._load_agents()
+        self.timers.sync_schedules()
+        self.nudge()
+
+    # ------------------------------------------------------------------ the host of a worker
+
+    def agents(self) -> Mapping[str, str | None]:
+        """The names of the agents that this process knows, each with the queue it asked for."""
+        return {agent.name: agent.queue for agent in self.world.registry.agents}
+
+    def run_turns(self, sessions: Sequence[int]) -> None:
+        """Run a turn of each of these sessions that still needs one. Raises RunsFailed."""
+        executor = self._ensure_executor()
+        if executor is None:
+            return
+        ticket = executor.submit(sessions)
+        while not ticket.wait(1.0):
+            if self._stopped:
+                return
+        if ticket.failures:
+            raise RunsFailed("; ".join(ticket.failures[:5]))
+
+    def run_deliveries(self, ids: Sequence[str]) -> None:
+        """Make these deliveries if they are still to be made."""
+        if not self._stopped:
+            self._loop.submit(lambda: self.outbox.deliver(ids, self.nudge)).result()
+
+    def start(self, dispatcher: Dispatcher) -> None:
+        """Begin to claim what is due, and hand it to the dispatcher. Raises ConfigurationError if the store cannot be
+        used, or its schema is not this version's."""
+        self.database.check_schema()
+        self._stopped = False
+        if self._alone:
+            self.timers.recover()
+        self.timers.sync_schedules()
+        self._timer_thread = TimerThread(timers=self.timers, database=self.database, dispatcher=dispatcher)
+        self._timer_thread.start()
+
+    def stop(self, *, grace: float = 10.0) -> None:
+        """Stop claiming, give turns under way `grace` seconds, hand the rest back, close connections."""
+        thread, self._timer_thread = self._timer_thread, None
+        if thread is not None:
+            thread.stop(timeout=min(grace, 5.0))
+        with self._lock:
+            self._stopped = True
+            executor, self._executor = self._executor, None
+            steps, self._steps = self._steps, None
+        if executor is not None:
+            executor.stop(grace)
+        if steps is not None:
+            steps.close()
+        self._loop.run_all({name: channel.close for name, channel in self.channels.items()})
+        self._loop.close()
+        self.database.close()
+
+    def nudge(self) -> None:
+        """Something may be due earlier than was known."""
+        thread = self._timer_thread
+        if thread is not None:
+            thread.nudge()
+
+    def _ensure_executor(self) -> Executor | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            if self._executor is None:
+                self._steps = ThreadedSteps(self._loop, threads=STEP_THREADS)
+                self._executor = Executor(
+                    database=self.database,
+                    world=self.world,
+                    steps=self._steps,
+                    lease_seconds=self.settings.lease_seconds,
+                    committed=self.nudge,
+                )
+                self._executor.start()
+            return self._executor
+
+
+def make_host(settings: Settings) -> Runtime:
+    """The host of a Celery worker."""
+    return Runtime(settings)
+
+
+def load_channels(settings: Settings, people: People) -> dict[str, Channel]:
+    """The adapters of the channels that have a table in wakeloop.toml, or that a contact has an address on.
+
+    Raises ConfigurationError for a channel of which there is no adapter, naming those that there are."""
+    wanted = set(settings.channels) | {channel for id in people.ids for channel in people.get(id).addresses}
+    points = {point.name: point for point in entry_points(group=CHANNELS_GROUP)}
+    adapters: dict[str, Channel] = {}
+    for name in sorted(wanted):
+        if name not in points:
+            raise ConfigurationError(
+                f"there is no adapter for the channel {name!r}; installed are: {', '.join(sorted(points)) or 'none'}. "
+                "An adapter is a package with an entry point of the group wakeloop.channels"
+            )
+        url = f"{settings.public_url.rstrip('/')}/webhooks/{name}" if settings.public_url else None
+        adapters[name] = (
+            points[name]
+            .load()
+            .from_settings(settings.channel_section(name), ChannelServices(webhook_url=url))
+        )
+    return adapters
