@@ -90,7 +90,7 @@ def agent(
     """
 
     def define(handler: Handler) -> Agent:
-        chosen = name or getattr(handler, "__name__", "")
+        chosen = str(name or getattr(handler, "__name__", ""))
         if not _NAME.match(chosen):
             raise ConfigurationError(
                 f"agent name {chosen!r}: use letters, digits, '_', '-' and '.', at most 100, starting with a letter or digit"

@@ -32,7 +32,7 @@ from typing import Any
 class WakeloopError(Exception):
     """Base of what goes wrong while agents run."""
 
-    def __init__(self, message: str, **facts: Any) -> None:
+    def __init__(self, message: str, /, **facts: Any) -> None:
         super().__init__(message)
         self.__dict__.update(facts)
 

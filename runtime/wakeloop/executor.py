@@ -25,8 +25,9 @@ from wakeloop.step_runner import Key, StepRunner
 from wakeloop.store import schedules, turns
 from wakeloop.store.database import Database, is_outage
 from wakeloop.store.records import Committed, SessionCommit, SessionRow
-from wakeloop.turn import TAKEOVERS_BEFORE_PARKING, Turn, World
+from wakeloop.turn import TAKEOVERS_BEFORE_PARKING, Turn
 from wakeloop.watch import Watch
+from wakeloop.world import World
 
 log = get_logger("wakeloop.executor")
 
@@ -267,7 +268,8 @@ class Executor:
     def _poke_receivers(self, commits: list[SessionCommit]) -> None:
         """Look into the inboxes of sessions under way here that others here wrote to."""
         ids = {answer[0] for one in commits for answer in one.answers}
-        names = {(to.agent, to.key) for one in commits for to in [*one.posts, *one.spawned]}
+        names = {(post.agent, post.key) for one in commits for post in one.posts}
+        names |= {(run.agent, run.key) for one in commits for run in one.spawned}
         if ids or names:
             self._poked |= {
                 id
@@ -337,8 +339,8 @@ class Executor:
                 turn.session = replace(turn.session, arrivals=row.arrivals)
                 turn.reload(**loaded.of(id))
                 self._touched[id] = None
-        for turn in self._turns.values():
-            turn.add_journals({id: lines for id, lines in loaded.journals.items() if turn.knows(id)})
+        for held in self._turns.values():
+            held.add_journals({id: lines for id, lines in loaded.journals.items() if held.knows(id)})
 
     def _after_commit(self, commit: SessionCommit, result: Committed) -> None:
         turn = self._turns.get(result.session_id)

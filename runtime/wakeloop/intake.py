@@ -24,7 +24,7 @@ from wakeloop.store import inbox, outbox, received
 from wakeloop.store import requests as request_store
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewMessage, NewRun, Post
-from wakeloop.turn import World, signal_posts
+from wakeloop.world import World, signal_posts
 
 log = get_logger("wakeloop.intake")
 
@@ -50,9 +50,15 @@ class Intake:
     """
 
     def __init__(
-        self, *, database: Database, world: World, outbox: Outbox, channels: Mapping[str, Channel],
-        replies: Replies = Replies(), changed: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        database: Database,
+        world: World,
+        outbox: Outbox,
+        channels: Mapping[str, Channel],
+        replies: Replies = Replies(),
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Args: changed: called after each commit that made something due."""
         self._database = database
         self._world = world
@@ -70,9 +76,11 @@ class Intake:
         self._world.registry.get(agent)
         text = JSON_CODEC.dump(input, f"the input of agent {agent}")
         run = NewRun(
-            id=id or self._world.ids.new_id(), agent=agent, key=key,
+            id=id or self._world.ids.new_id(),
+            agent=agent,
+            key=key,
             event=dump_event(Call(input=JSON_CODEC.load(text))),
-        )  # fmt: skip
+        )
         with self._database.begin() as connection:
             now = self._database.now()
             known = inbox.ensure_sessions(self._database, connection, [(agent, key)], now=now)
@@ -88,8 +96,10 @@ class Intake:
         if size > VALUE_LIMIT_BYTES:
             raise ValueTooLarge(
                 f"signal {signal.type} is {size:,} bytes, over the limit of {VALUE_LIMIT_BYTES:,}: send a reference",
-                where=f"signal {signal.type}", size=size, limit=VALUE_LIMIT_BYTES,
-            )  # fmt: skip
+                where=f"signal {signal.type}",
+                size=size,
+                limit=VALUE_LIMIT_BYTES,
+            )
         posts = signal_posts(self._world.registry, signal)
         if not posts:
             log.info("a signal that no agent listens for", type=signal.type, id=signal.id)
@@ -163,9 +173,15 @@ class Intake:
             contact = contacts[0] if len(contacts) == 1 else None
             raw = to_json(dict(incoming.raw) or {"text": incoming.text}, serialize_unknown=True).decode()
             id = received.record(
-                self._database, connection, channel=channel, provider_id=incoming.provider_id, address=address,
-                contact=contact, raw=raw, now=now,
-            )  # fmt: skip
+                self._database,
+                connection,
+                channel=channel,
+                provider_id=incoming.provider_id,
+                address=address,
+                contact=contact,
+                raw=raw,
+                now=now,
+            )
             if id is None:
                 return "a repetition of what is recorded already"
             routing = _Routing(self, connection, channel, address, incoming, now)
@@ -254,10 +270,7 @@ class _Routing:
         if not text:
             self._say(f"What is your answer to {request.code}: {_short(request.text)}", contact=contact)
             return f"named request {request.code} without an answer; asked for it"
-        body = {
-            "request": str(request.id),
-            "value": self._message(contact, text).model_dump(mode="json"),
-        }
+        body = {"request": str(request.id), "value": self._message(contact, text).model_dump(mode="json")}
         self._deliver(session, "reply", JSON_CODEC.dump(body, "a reply"), target=request.run_id)
         return f"reply to request {request.id} of {session.agent}/{session.key}"
 
@@ -300,9 +313,13 @@ class _Routing:
 
     def _deliver(self, session: Any, kind: str, body: str, target: UUID | None = None) -> None:
         post = Post(
-            agent=session.agent, key=session.key, kind=kind, dedupe=f"message:{self.message_id}", body=body,
+            agent=session.agent,
+            key=session.key,
+            kind=kind,
+            dedupe=f"message:{self.message_id}",
+            body=body,
             target=target,
-        )  # fmt: skip
+        )
         known = {(session.agent, session.key): session.id}
         arrived = inbox.post(self._intake._database, self._connection, [post], known, now=self._now)
         inbox.touch(self._connection, arrived, now=self._now)
@@ -317,23 +334,38 @@ class _Routing:
 
     def _message(self, contact: str, text: str) -> Message:
         return Message(
-            id=str(self.message_id), text=text, from_=contact, channel=self._channel, at=self._now,
+            id=str(self.message_id),
+            text=text,
+            from_=contact,
+            channel=self._channel,
+            at=self._now,
             attachments=self._incoming.attachments,
-        )  # fmt: skip
+        )
 
     def _keep(self, contact: str | None, session: int | None, request: UUID | None = None) -> None:
         attachments = self._incoming.attachments
         received.add_message(
-            self._connection, id=self.message_id, session_id=session, request_id=request, contact=contact,
-            channel=self._channel, text=self._text, now=self._now,
+            self._connection,
+            id=self.message_id,
+            session_id=session,
+            request_id=request,
+            contact=contact,
+            channel=self._channel,
+            text=self._text,
+            now=self._now,
             attachments=_ATTACHMENTS.dump_json(attachments).decode() if attachments else None,
-        )  # fmt: skip
+        )
 
     def _say(self, text: str, *, contact: str) -> None:
         message = NewMessage(
-            id=self._world.ids.new_id(), contact=contact, channel=self._channel, address=self._address,
-            via=self._channel, subject=None, text=text,
-        )  # fmt: skip
+            id=self._world.ids.new_id(),
+            contact=contact,
+            channel=self._channel,
+            address=self._address,
+            via=self._channel,
+            subject=None,
+            text=text,
+        )
         outbox.put(self._connection, None, [message], {}, now=self._now)
 
 

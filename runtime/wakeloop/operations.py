@@ -10,11 +10,12 @@ from wakeloop.engine.journal import DELIVERED, Kind, Record
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound, NotPossible, WakeloopError
 from wakeloop.intake import Intake
+from wakeloop.open_run import RunError
 from wakeloop.status import OPEN_RUN, PARKED_RUN, RunStatus
 from wakeloop.store import inbox, queries, repair, turns
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewRun
-from wakeloop.turn import RunError, World
+from wakeloop.world import World
 
 
 class Operations:
@@ -56,9 +57,13 @@ class Operations:
         if row.status in (*OPEN_RUN, *PARKED_RUN):
             self.cancel(id)
         run = NewRun(
-            id=self._world.ids.new_id(), agent=row.agent, key=row.key, event=row.event, parent_id=row.parent_id,
+            id=self._world.ids.new_id(),
+            agent=row.agent,
+            key=row.key,
+            event=row.event,
+            parent_id=row.parent_id,
             parent_session_id=row.parent_session_id,
-        )  # fmt: skip
+        )
         with self._database.begin() as connection:
             now = self._database.now()
             known = {(row.agent, row.key): row.session_id}

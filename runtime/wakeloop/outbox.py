@@ -30,7 +30,7 @@ from wakeloop.store import inbox, outbox, received
 from wakeloop.store import requests as request_store
 from wakeloop.store.database import Database
 from wakeloop.store.records import Post
-from wakeloop.turn import World
+from wakeloop.world import World
 
 log = get_logger("wakeloop.outbox")
 
@@ -95,9 +95,12 @@ class Outbox:
         if self._is_opted_out(row):
             return _Sent(status=DeliveryStatus.FAILED, error="the person asked not to be written to")
         message = Outgoing(
-            key=str(row.id), address=row.address, text=row.text, subject=row.subject,
+            key=str(row.id),
+            address=row.address,
+            text=row.text,
+            subject=row.subject,
             claimed_at=row.claimed_at or self._database.now(),
-        )  # fmt: skip
+        )
         try:
             if row.status != DeliveryStatus.PENDING and channel.capabilities.reconcile:
                 found = await channel.find_sent(message, self._known(row, message.claimed_at))
@@ -138,9 +141,15 @@ class Outbox:
                     provider_id = None
                 due = None if sent.again is None else now + timedelta(seconds=sent.again)
                 written = outbox.record(
-                    connection, row.id, owner=self._owner, status=status, now=now, due_at=due,
-                    provider_id=provider_id, error=error,
-                )  # fmt: skip
+                    connection,
+                    row.id,
+                    owner=self._owner,
+                    status=status,
+                    now=now,
+                    due_at=due,
+                    provider_id=provider_id,
+                    error=error,
+                )
                 if written and status is DeliveryStatus.FAILED:
                     self.fall_through(connection, row.message_id, error or "", now=now)
 
@@ -176,13 +185,17 @@ class Outbox:
                 message=str(message_id),
                 to=message.contact,
                 reason=reason,
-            )  # fmt: skip
+            )
         )
         body = {"request": str(request.id), "failure": failure.model_dump(mode="json")}
         post = Post(
-            agent=session.agent, key=session.key, kind="undeliverable", dedupe=f"undeliverable:{message_id}",
-            body=JSON_CODEC.dump(body, "undeliverable"), target=request.run_id,
-        )  # fmt: skip
+            agent=session.agent,
+            key=session.key,
+            kind="undeliverable",
+            dedupe=f"undeliverable:{message_id}",
+            body=JSON_CODEC.dump(body, "undeliverable"),
+            target=request.run_id,
+        )
         known = {(session.agent, session.key): session.id}
         inbox.touch(connection, inbox.post(self._database, connection, [post], known, now=now), now=now)
 

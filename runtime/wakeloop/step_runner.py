@@ -10,11 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from wakeloop.logs import get_logger
-from wakeloop.turn import StepJob
+from wakeloop.open_run import StepJob, StepKey
 
 log = get_logger("wakeloop.step_runner")
 
-Key = tuple[int, int, Any, int]
+Key = StepKey
 Done = Callable[[Key, Any, BaseException | None], None]
 
 
@@ -100,7 +100,7 @@ class ThreadedSteps:
                 if job.key not in self._running:
                     return
                 done(job.key, None, RuntimeError("the step was cancelled from inside"))
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 done(job.key, None, error)
             else:
                 done(job.key, value, None)
@@ -141,5 +141,5 @@ async def call_step(job: StepJob, pool: ThreadPoolExecutor | None) -> Any:
 def _call(job: StepJob) -> tuple[Any, BaseException | None]:
     try:
         return job.step.function(*job.args, **job.kwargs), None
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         return None, error

@@ -22,7 +22,7 @@ from wakeloop.store.database import Database
 from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
 from wakeloop.store.records import NewRun
 from wakeloop.triggers import Cron, Schedule, dump_schedule, load_schedule
-from wakeloop.turn import World
+from wakeloop.world import World
 
 log = get_logger("wakeloop.timers")
 
@@ -95,10 +95,16 @@ class Timers:
                 continue
             new.append(
                 {
-                    "session_id": session, "agent": agent, "ref": ref, "own": False, "spec": dump_schedule(schedule),
-                    "anchor": now, "nominal": nominal, "due_at": due,
+                    "session_id": session,
+                    "agent": agent,
+                    "ref": ref,
+                    "own": False,
+                    "spec": dump_schedule(schedule),
+                    "anchor": now,
+                    "nominal": nominal,
+                    "due_at": due,
                 }
-            )  # fmt: skip
+            )
         schedules.add(self._database, connection, new)
         schedules.move(connection, moved)
         schedules.end(connection, [row.id for ref, row in present.items() if ref not in refs and row.nominal])
@@ -146,17 +152,26 @@ class Timers:
             found.append(self._new_run(row, tick, skipped=skip.reason, skip_count=skip.count))
         for occurrence in plan.fire:
             tick = Tick(
-                nominal=occurrence.nominal, actual=now, schedule=row.ref, tz=tz, missed=occurrence.missed,
+                nominal=occurrence.nominal,
+                actual=now,
+                schedule=row.ref,
+                tz=tz,
+                missed=occurrence.missed,
                 missed_count=occurrence.missed_count,
-            )  # fmt: skip
+            )
             found.append(self._new_run(row, tick))
         return found
 
     def _new_run(self, row: Any, tick: Tick, **skip: Any) -> NewRun:
         return NewRun(
-            id=self._world.ids.new_id(), agent=row.agent, key=row.key, event=dump_event(tick), schedule_id=row.id,
-            nominal=tick.nominal, **skip,
-        )  # fmt: skip
+            id=self._world.ids.new_id(),
+            agent=row.agent,
+            key=row.key,
+            event=dump_event(tick),
+            schedule_id=row.id,
+            nominal=tick.nominal,
+            **skip,
+        )
 
     def next_due(self) -> datetime | None:
         """When the next thing is due, of what is not due yet."""
@@ -182,10 +197,12 @@ class Timers:
                 part = found[start : start + size]
                 messages.append(
                     TurnMessage(
-                        agent=agent, queue=queue, sessions=tuple(id for id, _ in part),
+                        agent=agent,
+                        queue=queue,
+                        sessions=tuple(id for id, _ in part),
                         names=tuple(name for _, name in part),
                     )
-                )  # fmt: skip
+                )
         return messages
 
 

@@ -3,108 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
-
-from wakeloop import calendar
 from wakeloop.agent import Agent, WhileBusy
+from wakeloop.changes import Changes, receivers
 from wakeloop.engine import commands as cmd
-from wakeloop.engine.execution import Execution, Operation, RunFacts
-from wakeloop.engine.failures import Failure, describe
-from wakeloop.engine.journal import Kind, Record, Wait, dump_waits, load_waits
+from wakeloop.engine.execution import Execution, RunFacts
+from wakeloop.engine.failures import describe
+from wakeloop.engine.journal import Kind, Record, dump_waits, load_waits
 from wakeloop.engine.values import JSON_CODEC
-from wakeloop.errors import ChildFailed, WakeloopError
+from wakeloop.errors import WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
 from wakeloop.logs import get_logger
-from wakeloop.people import People
-from wakeloop.registry import Registry
+from wakeloop.open_run import OpenRun, RunError, StepJob, StepKey
 from wakeloop.status import RunStatus
-from wakeloop.steps import Step
-from wakeloop.store.records import (
-    InboxRow,
-    NewMessage,
-    NewRequest,
-    NewRun,
-    NewWakeup,
-    Post,
-    RunRow,
-    SessionCommit,
-    SessionRow,
-    Settlement,
-)
-from wakeloop.triggers import Overlap, dump_schedule, load_schedule
+from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
+from wakeloop.triggers import Overlap, load_schedule
+from wakeloop.world import World
 
 log = get_logger("wakeloop.turn")
 
 TAKEOVERS_BEFORE_PARKING = 5
 _NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-class Ids(Protocol):
-    """Where new ids come from."""
-
-    def new_id(self) -> UUID: ...
-
-
-@dataclass(kw_only=True)
-class World:
-    """What this process knows: agents (replaced when their code is loaded anew), people, and where ids come from."""
-
-    registry: Registry
-    people: People
-    ids: Ids
-
-
-class RunError(BaseModel):
-    """Why a run is parked: the failure, where in the journal it came from, and what its last stretch did to the
-    session's state, which a retry takes back first if nobody has changed it since."""
-
-    failure: Failure
-    origin: int | None = None
-    state_before: str | None = None
-    state_after: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepJob:
-    """A call of a step that is to be carried out now. `key` names it in what comes back."""
-
-    key: tuple[int, int, UUID, int]
-    agent: str
-    step: Step[Any, Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    attempt: int
-
-
-@dataclass(kw_only=True)
-class OpenRun:
-    """A run of the held session that is not over. `values`: the columns of its row that changed."""
-
-    row: RunRow
-    is_new: bool = False
-    execution: Execution | None = None
-    waits: tuple[Wait, ...] = ()
-    values: dict[str, Any] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
-    running: dict[int, Operation] = field(default_factory=dict)
-
-    @property
-    def id(self) -> UUID:
-        return self.row.id
-
-    @property
-    def is_started(self) -> bool:
-        return self.row.status is not RunStatus.QUEUED
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether something is recorded for it that it must see first, once that is committed."""
-        return self.execution is not None and self.execution.has_undelivered
 
 
 class Turn:
@@ -139,8 +62,7 @@ class Turn:
         self._schedules: list[Any] = []
         self._can_deliver = False
         self._now = _NEVER
-        self._commit = self._new_commit()
-        self._dirty = False
+        self._changes = Changes(self.world, self.session)
         self.reload(runs, inbox, schedules, parked)
 
     # ------------------------------------------------------------------ what comes in
@@ -153,7 +75,7 @@ class Turn:
             if row.id not in self._runs and not any(row.id == ended.id for ended in self._ended):
                 waits = load_waits(row.waits) if row.waits else ()
                 self._runs[row.id] = OpenRun(row=row, waits=waits)
-        consumed = set(self._commit.consumed)
+        consumed = set(self._changes.commit.consumed)
         self._inbox = {item.id: item for item in inbox if item.id not in consumed}
         self._schedules = list(schedules)
         self._parked = set(parked)
@@ -204,7 +126,7 @@ class Turn:
         assert call is not None
         if op not in run.execution.pending:
             return
-        self._dirty = True
+        self._changes.is_dirty = True
         call.running = False
         if error is None:
             try:
@@ -259,7 +181,7 @@ class Turn:
     @property
     def is_dirty(self) -> bool:
         """Whether there is something to commit before anything else may happen."""
-        return self._dirty
+        return self._changes.is_dirty
 
     @property
     def is_quiet(self) -> bool:
@@ -281,19 +203,23 @@ class Turn:
         """The steps to start now that everything before them is committed."""
         jobs = []
         for run in self._runs.values():
-            for operation in run.running.values():
+            chosen, run.chosen = run.chosen, []
+            for operation in chosen:
                 call = operation.call
-                if call is not None and not call.running:
-                    call.running = True
+                if call is not None and operation.no in run.running:
                     jobs.append(
                         StepJob(
-                            key=(self.session.id, self.session.token, run.id, operation.no), agent=self.agent.name,
-                            step=call.step, args=call.args, kwargs=call.kwargs, attempt=call.attempts + 1,
+                            key=(self.session.id, self.session.token, run.id, operation.no),
+                            agent=self.agent.name,
+                            step=call.step,
+                            args=call.args,
+                            kwargs=call.kwargs,
+                            attempt=call.attempts + 1,
                         )
-                    )  # fmt: skip
+                    )
         return jobs
 
-    def abandoned(self) -> list[tuple[int, int, UUID, int]]:
+    def abandoned(self) -> list[StepKey]:
         """Keys of steps under way that no handler waits for any more."""
         keys = []
         for run in [*self._runs.values(), *self._ended]:
@@ -305,7 +231,7 @@ class Turn:
 
     def changes(self, lease_until: datetime) -> SessionCommit:
         """Everything to commit, and whether the session may be let go with it. The next changes start empty."""
-        commit = self._commit
+        commit = self._changes.commit
         commit.session = self.session
         commit.lease_until = lease_until
         commit.release = self.is_quiet
@@ -321,10 +247,10 @@ class Turn:
                     "waits": dump_waits(waits) if commit.release else None,
                     "wake_at": execution.next_due() if commit.release else None,
                 }
-                self._set(run, **facts)
+                run.set(**facts)
                 if waits != run.waits:
                     run.waits = waits
-                    commit.receivers[run.id] = _receivers(waits)
+                    commit.receivers[run.id] = receivers(waits)
             if run.is_new:
                 commit.new_runs.append(run.row)
                 run.is_new = False
@@ -334,11 +260,10 @@ class Turn:
             if run.records:
                 commit.records[run.id] = run.records
                 run.records = []
-        self._commit = self._new_commit()
-        self._dirty = False
+        self._changes = Changes(self.world, self.session)
         return commit
 
-    def close(self) -> list[tuple[int, int, UUID, int]]:
+    def close(self) -> list[StepKey]:
         """Drop everything in memory; the keys of the steps that were under way."""
         keys = [
             (self.session.id, self.session.token, run.id, op)
@@ -398,9 +323,9 @@ class Turn:
                 if overlap == "skip":
                     return lambda: self._skip(run, "overlap")
                 if overlap == "buffer_one":
-                    earlier = any(
-                        other.row.nominal < run.row.nominal for other in others if not other.is_started
-                    )
+                    nominal = run.row.nominal or _NEVER
+                    queued = [other for other in others if not other.is_started]
+                    earlier = any((other.row.nominal or _NEVER) < nominal for other in queued)
                     return (lambda: self._skip(run, "overlap")) if earlier else None
                 if overlap == "buffer_all":
                     return None
@@ -444,7 +369,7 @@ class Turn:
             return None if found is None else lambda: self._take(item, run, found[1], dump_event(event))
         facts = JSON_CODEC.load(item.body or "{}")
         kind, name = (Kind.CHILD, "run") if item.kind == "child" else (Kind.REPLY, "request")
-        for wait in self._waits_of(run):
+        for wait in run.current_waits:
             if wait.kind is kind and wait.match is not None and wait.match.get(name) == facts[name]:
                 ok = "failure" not in facts
                 body = JSON_CODEC.dump(facts["value"] if ok else facts["failure"], "what came for a run")
@@ -457,7 +382,7 @@ class Turn:
 
     def _receiver(self, runs: Iterable[OpenRun], event: Event) -> tuple[OpenRun, int] | None:
         for run in runs:
-            for wait in self._waits_of(run):
+            for wait in run.current_waits:
                 if wait.kind is Kind.RECEIVE and wait.match is not None and _fits(wait.match, event):
                     return run, wait.op
         return None
@@ -475,16 +400,19 @@ class Turn:
         if open_runs and self.agent.while_busy is WhileBusy.ENQUEUE:
             return None
         if open_runs and self.agent.while_busy is WhileBusy.REJECT:
-            log.info("rejected while busy", session=self.session.name, event=event.kind)
+            log.info("rejected while busy", session=self.session.name, kind=event.kind)
             return lambda: self._consume(item)
 
         def begin() -> None:
             if self.agent.while_busy is WhileBusy.INTERRUPT:
                 self._cancel(open_runs)
             row = RunRow(
-                id=self.world.ids.new_id(), session_id=self.session.id, status=RunStatus.QUEUED,
-                event=dump_event(event), created_at=item.arrived_at,
-            )  # fmt: skip
+                id=self.world.ids.new_id(),
+                session_id=self.session.id,
+                status=RunStatus.QUEUED,
+                event=dump_event(event),
+                created_at=item.arrived_at,
+            )
             run = self._runs[row.id] = OpenRun(row=row, is_new=True)
             self._consume(item)
             self._start(run)
@@ -494,7 +422,7 @@ class Turn:
     # ------------------------------------------------------------------ doing it
 
     def _start(self, run: OpenRun) -> None:
-        self._set(run, status=RunStatus.RUNNING, started_at=self._now)
+        run.set(status=RunStatus.RUNNING, started_at=self._now)
         self._journals[run.id] = []
         self._wake(run)
 
@@ -507,9 +435,12 @@ class Turn:
             return False
         assert run.row.started_at is not None
         facts = RunFacts(
-            id=str(run.id), session=self.session.name, key=self.session.key, event=load_event(run.row.event),
+            id=str(run.id),
+            session=self.session.name,
+            key=self.session.key,
+            event=load_event(run.row.event),
             started_at=run.row.started_at,
-        )  # fmt: skip
+        )
         run.execution = Execution(
             agent=self.agent,
             facts=facts,
@@ -539,15 +470,15 @@ class Turn:
             self._consume(item)
         else:
             self._inbox[item.id] = replace(item, target=run.id)
-            self._commit.retargeted.append((item.id, run.id))
+            self._changes.commit.retargeted.append((item.id, run.id))
 
     def _cancel(self, runs: Sequence[OpenRun]) -> None:
         for run in runs:
             if not run.is_started:
                 self._end(run, RunStatus.CANCELLED)
                 continue
-            self._set(run, cancelling=True, status=RunStatus.RUNNING)
-            self._dirty = True
+            run.set(cancelling=True, status=RunStatus.RUNNING)
+            self._changes.is_dirty = True
             if run.execution is None:
                 self._wake(run)
             else:
@@ -556,20 +487,20 @@ class Turn:
     def _raise_cancel(self, run: OpenRun) -> bool:
         execution = run.execution
         assert execution is not None
-        self._set(run, cancelling=False)
+        run.set(cancelling=False)
         if execution.cancelling or execution.outcome is not None:
             return True
         return self._guarded(run, lambda: execution.cancel(at=self._now, state=self.state))
 
     def _skip(self, run: OpenRun, reason: str) -> None:
         log.info("skipped", session=self.session.name, reason=reason, nominal=str(run.row.nominal))
-        self._set(run, skipped=reason, skip_count=1)
+        run.set(skipped=reason, skip_count=1)
         self._end(run, RunStatus.CANCELLED)
 
     def _consume(self, item: InboxRow) -> None:
         self._inbox.pop(item.id, None)
-        self._commit.consumed.append(item.id)
-        self._dirty = True
+        self._changes.commit.consumed.append(item.id)
+        self._changes.is_dirty = True
 
     # ------------------------------------------------------------------ what came of it
 
@@ -579,7 +510,7 @@ class Turn:
         assert execution is not None
         try:
             go()
-        except Exception as error:  # noqa: BLE001 - whatever keeps a run from going on is recorded with it
+        except Exception as error:
             execution.take()
             self._park(run, error)
             return False
@@ -592,16 +523,16 @@ class Turn:
         assert execution is not None
         records, commands = execution.take()
         if records or commands or execution.applied != run.row.applied:
-            self._dirty = True
+            self._changes.is_dirty = True
         run.records.extend(records)
-        self._set(run, applied=execution.applied, waits=None)
+        run.set(applied=execution.applied, waits=None)
         before = execution.state_before
         if execution.state_changed:
             self.state = execution.state_text
             execution.state_before = execution.state_text
-            self._dirty = True
+            self._changes.is_dirty = True
         for command in commands:
-            self._apply(run, command)
+            self._changes.apply(run.id, command)
         for problem in execution.loop.unhandled:
             log.warning(
                 "a task of the handler failed unnoticed",
@@ -613,10 +544,11 @@ class Turn:
             outcome = execution.outcome
             if outcome.failure is not None:
                 error = RunError(
-                    failure=outcome.failure, origin=outcome.origin,
+                    failure=outcome.failure,
+                    origin=outcome.origin,
                     state_before=before if before != self.state else None,
                     state_after=self.state if before != self.state else None,
-                )  # fmt: skip
+                )
                 self._end(run, RunStatus(outcome.status), error=error)
             else:
                 self._end(run, RunStatus(outcome.status), result=outcome.result)
@@ -635,92 +567,19 @@ class Turn:
         facts["failure"] = error.model_dump_json(exclude_none=True) if error is not None else None
         if not stuck:
             facts |= {"waits": None, "wake_at": None}
-        self._set(run, **facts)
-        self._dirty = True
+        run.set(**facts)
+        self._changes.is_dirty = True
         self._ended.append(run)
         self._runs.pop(run.id, None)
         if any(wait.kind is Kind.RECEIVE for wait in run.waits):
-            self._commit.receivers[run.id] = []
+            self._changes.commit.receivers[run.id] = []
         if error is not None:
             self.failures.append(f"{self.session.name}: {error.failure.title}")
         if run.execution is not None:
             run.execution.close()
         if not stuck:
-            self._commit.closed_runs.append(run.id)
-            self._tell_parent(run, status, result, error)
-
-    def _tell_parent(
-        self, run: OpenRun, status: RunStatus, result: str | None, error: RunError | None
-    ) -> None:
-        row = run.row
-        if row.parent_id is None or row.parent_session_id is None:
-            return
-        facts: dict[str, Any] = {"run": str(row.id)}
-        if status is RunStatus.COMPLETED:
-            facts["value"] = JSON_CODEC.load(result or "null")
-        else:
-            reason = error.failure.title if error is not None else str(status)
-            failed = ChildFailed(
-                f"run {row.id} of agent {self.agent.name} ended {status}: {reason}",
-                run=str(row.id), status=str(status), reason=reason,
-            )  # fmt: skip
-            facts["failure"] = describe(failed).model_dump(mode="json")
-        self._commit.answers.append(
-            (row.parent_session_id, row.parent_id, row.id, JSON_CODEC.dump(facts, "child"))
-        )
-
-    def _apply(self, run: OpenRun, command: cmd.Command) -> None:
-        """Turn what a handler asked for into what is to be written."""
-        match command:
-            case cmd.SendMessage(message=message, via=via, request=request):
-                assert message.to is not None
-                channel, address = self.world.people.route(message.to, via)[0]
-                self._commit.messages.append(
-                    NewMessage(
-                        id=UUID(message.id), contact=message.to, channel=channel, address=address, via=via,
-                        subject=message.subject, text=message.text, run_id=run.id,
-                        request_id=UUID(request) if request else None,
-                    )
-                )  # fmt: skip
-            case cmd.OpenRequest():
-                self._commit.requests.append(
-                    NewRequest(
-                        id=UUID(command.id), run_id=run.id, contact=command.to, text=command.text,
-                        options=JSON_CODEC.dump(list(command.options), "options") if command.options else None,
-                        expires_at=command.expires,
-                    )
-                )  # fmt: skip
-            case cmd.SettleRequest():
-                self._commit.settlements.append(
-                    Settlement(
-                        id=UUID(command.id), status=command.status, answer=command.answer, by=command.by
-                    )
-                )
-            case cmd.SpawnRun():
-                event = EVENT.validate_python(
-                    {"kind": "call", "input": JSON_CODEC.load(command.input), "by": str(run.id)}
-                )
-                self._commit.spawned.append(
-                    NewRun(
-                        id=UUID(command.id), agent=command.agent, key=command.key, event=dump_event(event),
-                        parent_id=run.id, parent_session_id=self.session.id,
-                    )
-                )  # fmt: skip
-            case cmd.EmitSignal(signal=signal):
-                self._commit.posts.extend(signal_posts(self.world.registry, signal))
-            case cmd.SetWakeup():
-                nominal = calendar.next_after(command.schedule, command.anchor, anchor=command.anchor)
-                due = (
-                    calendar.jittered(command.schedule, command.id, nominal) if nominal is not None else None
-                )
-                self._commit.wakeups.append(
-                    NewWakeup(
-                        ref=command.id, spec=dump_schedule(command.schedule), anchor=command.anchor, nominal=nominal,
-                        due_at=due,
-                    )
-                )  # fmt: skip
-            case cmd.CancelWakeup():
-                self._commit.cancelled_wakeups.append(command.id)
+            self._changes.commit.closed_runs.append(run.id)
+            self._changes.tell_parent(run.row, status, result, error.failure if error is not None else None)
 
     # ------------------------------------------------------------------ small things
 
@@ -733,17 +592,14 @@ class Turn:
             for operation in execution.steps_to_start(self._now):
                 call = operation.call
                 assert call is not None
-                if operation.no in run.running:
-                    continue
+                call.running = True
                 run.running[operation.no] = operation
+                run.chosen.append(operation)
                 operation.due = None
                 if not call.step.options.idempotent:
                     call.started += 1
                     execution.note(Kind.STARTED, operation, at=self._now)
                     self._collect(run)
-
-    def _waits_of(self, run: OpenRun) -> tuple[Wait, ...]:
-        return run.execution.waits() if run.execution is not None else run.waits
 
     def _overlap(self, schedule_id: int) -> Overlap:
         for row in self._schedules:
@@ -751,29 +607,9 @@ class Turn:
                 return load_schedule(row.spec).overlap
         return "allow"
 
-    def _set(self, run: OpenRun, **values: Any) -> None:
-        changed = {name: value for name, value in values.items() if getattr(run.row, name) != value}
-        if changed:
-            run.row = replace(run.row, **changed)
-            if not run.is_new:
-                run.values |= changed
-
-    def _new_commit(self) -> SessionCommit:
-        return SessionCommit(session=self.session, lease_until=_NEVER)
-
     def wakeups(self) -> tuple[cmd.Wakeup, ...]:
-        """The session's coming wakeups, with what its runs changed and is not committed yet."""
-        found = [
-            cmd.Wakeup(id=row.ref, schedule=load_schedule(row.spec), next=row.nominal, own=row.own)
-            for row in self._schedules
-            if row.ref not in self._commit.cancelled_wakeups
-        ]
-        found += [
-            cmd.Wakeup(id=new.ref, schedule=load_schedule(new.spec), next=new.nominal, own=True)
-            for new in self._commit.wakeups
-            if new.ref not in self._commit.cancelled_wakeups and all(new.ref != one.id for one in found)
-        ]
-        return tuple(sorted(found, key=lambda one: (one.next is None, one.next, one.id)))
+        """The session's coming wakeups."""
+        return self._changes.wakeups(self._schedules)
 
 
 class _Surroundings:
@@ -795,28 +631,9 @@ class _Surroundings:
         return self._turn.wakeups()
 
 
-def signal_posts(registry: Registry, signal: Signal) -> list[Post]:
-    """The signal, once for every session that an agent listens for it in."""
-    body = dump_event(signal)
-    return [
-        Post(
-            agent=agent.name, key=key, kind="signal", dedupe=f"signal:{signal.source}:{signal.id}", body=body
-        )
-        for agent, key in registry.listeners(signal)
-    ]
-
-
 def _fits(match: dict[str, Any], event: Event) -> bool:
     if isinstance(event, Message):
         return match["type"] == "message" and match.get("from") in (None, event.from_)
     if isinstance(event, Signal):
         return match["type"] == "signal" and match.get("signal") in ("*", event.type)
     return False
-
-
-def _receivers(waits: tuple[Wait, ...]) -> list[tuple[int, str | None]]:
-    return [
-        (wait.op, (wait.match or {}).get("from"))
-        for wait in waits
-        if wait.kind is Kind.RECEIVE and (wait.match or {}).get("type") == "message"
-    ]

@@ -12,8 +12,8 @@ from wakeloop.agent import Agent
 from wakeloop.engine.commands import Wakeup
 from wakeloop.engine.values import JSON_CODEC, result_codec
 from wakeloop.events import Event, Message, load_event
+from wakeloop.open_run import RunError
 from wakeloop.triggers import load_schedule
-from wakeloop.turn import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,21 @@ def run_view(row: Any, agent: Agent | None) -> RunView:
         result = codec.load(row.result)
     error = RunError.model_validate_json(row.failure) if row.failure else None
     return RunView(
-        id=str(row.id), agent=row.agent, key=row.key, status=row.status, event=load_event(row.event), result=result,
-        error=error.failure.title if error else None, traceback=error.failure.trace if error else None,
-        skipped=row.skipped, skip_count=row.skip_count, created_at=row.created_at, started_at=row.started_at,
-        ended_at=row.ended_at, wake_at=row.wake_at,
-    )  # fmt: skip
+        id=str(row.id),
+        agent=row.agent,
+        key=row.key,
+        status=row.status,
+        event=load_event(row.event),
+        result=result,
+        error=error.failure.title if error else None,
+        traceback=error.failure.trace if error else None,
+        skipped=row.skipped,
+        skip_count=row.skip_count,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        wake_at=row.wake_at,
+    )
 
 
 def message_view(row: Any) -> Message:
@@ -87,11 +97,16 @@ def message_view(row: Any) -> Message:
     attachments = JSON_CODEC.load(row.attachments) if row.attachments else ()
     return Message.model_validate(
         {
-            "id": str(row.id), "text": row.text, "from_": row.contact if row.inbound else None,
-            "to": None if row.inbound else row.contact, "channel": row.channel, "at": row.at, "subject": row.subject,
+            "id": str(row.id),
+            "text": row.text,
+            "from_": row.contact if row.inbound else None,
+            "to": None if row.inbound else row.contact,
+            "channel": row.channel,
+            "at": row.at,
+            "subject": row.subject,
             "attachments": attachments,
         }
-    )  # fmt: skip
+    )
 
 
 def state_view(text: str | None, agent: Agent | None) -> BaseModel | Any:
@@ -109,7 +124,16 @@ def wakeup_view(row: Any) -> Wakeup:
 def request_view(row: Any) -> RequestView:
     """A row of `queries.list_requests` as a view."""
     return RequestView(
-        id=str(row.id), kind=row.kind, code=row.code, to=row.contact, text=row.text,
-        options=tuple(JSON_CODEC.load(row.options)) if row.options else (), status=row.status, answer=row.answer,
-        by=row.by, agent=row.agent, key=row.key, run=str(row.run_id),
-    )  # fmt: skip
+        id=str(row.id),
+        kind=row.kind,
+        code=row.code,
+        to=row.contact,
+        text=row.text,
+        options=tuple(JSON_CODEC.load(row.options)) if row.options else (),
+        status=row.status,
+        answer=row.answer,
+        by=row.by,
+        agent=row.agent,
+        key=row.key,
+        run=str(row.run_id),
+    )

@@ -37,8 +37,11 @@ class Watch:
         place = _place(frame)
         log.warning(
             "a handler blocks every run of this worker; put long work into a step",
-            session=session, seconds=round(lasted, 1), file=place[0], line=place[1],
-        )  # fmt: skip
+            session=session,
+            seconds=round(lasted, 1),
+            file=place[0],
+            line=place[1],
+        )
 
 
 def _place(frame: FrameType | None) -> tuple[str, int]:

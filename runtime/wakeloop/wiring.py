@@ -22,7 +22,7 @@ from wakeloop.settings import Settings, load_settings
 from wakeloop.step_runner import RealLoop, ThreadedSteps
 from wakeloop.store.database import Database
 from wakeloop.timers import Timers, TimerThread
-from wakeloop.turn import World
+from wakeloop.world import World
 
 __all__ = ["Runtime", "Settings", "load_channels", "load_settings", "make_host"]
 

@@ -143,7 +143,7 @@ class Execution:
         self.state_text: str | None = None
         self.state_before: str | None = None
         self.applied = applied
-        self.loop = DeterministicLoop(self._timer_set)
+        self.loop = DeterministicLoop(self._timer_set)  # type: ignore[abstract]
         self.loop.on_timer_cancelled(self._timer_cancelled)
         self._journal = journal
         self._seq = journal[-1].seq if journal else 0

@@ -199,4 +199,4 @@ _REAL_IO = [
 ]  # fmt: skip
 for _name in _REAL_IO:
     setattr(DeterministicLoop, _name, _refuse(_name))
-DeterministicLoop.__abstractmethods__ = frozenset()
+DeterministicLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]

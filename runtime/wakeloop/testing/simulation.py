@@ -18,6 +18,7 @@ from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.events import Signal
 from wakeloop.executor import Executor
 from wakeloop.intake import Intake
+from wakeloop.open_run import StepJob
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
 from wakeloop.people import Contact, People
@@ -27,7 +28,6 @@ from wakeloop.store import queries
 from wakeloop.store.database import Database
 from wakeloop.testing.channels import FakeChannel
 from wakeloop.timers import Timers
-from wakeloop.turn import StepJob, World
 from wakeloop.views import (
     RequestView,
     RunView,
@@ -38,6 +38,7 @@ from wakeloop.views import (
     state_view,
     wakeup_view,
 )
+from wakeloop.world import World
 
 STEP_SECONDS = 60
 """Real seconds that the steps of one moment may take."""
@@ -357,7 +358,7 @@ async def _gather(jobs: list[StepJob]) -> list[tuple[Any, BaseException | None]]
             return await call_step(job, None), None
         except SimulatedCrash:
             raise
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             return None, error
 
     tasks = [asyncio.ensure_future(attempt(job)) for job in jobs]

@@ -1,0 +1,157 @@
+"""Turns what handlers ask for into what is to be written, to be committed with their journals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from wakeloop import calendar
+from wakeloop.engine import commands as cmd
+from wakeloop.engine.failures import Failure, describe
+from wakeloop.engine.journal import Kind, Wait
+from wakeloop.engine.values import JSON_CODEC
+from wakeloop.errors import ChildFailed
+from wakeloop.events import EVENT, dump_event
+from wakeloop.status import RunStatus
+from wakeloop.store.records import (
+    NewMessage,
+    NewRequest,
+    NewRun,
+    NewWakeup,
+    RunRow,
+    SessionCommit,
+    SessionRow,
+    Settlement,
+)
+from wakeloop.triggers import dump_schedule, load_schedule
+from wakeloop.world import World, signal_posts
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class Changes:
+    """What one session changes until the next commit. `is_dirty`: there is something that must be committed before
+    anything else may happen."""
+
+    def __init__(self, world: World, session: SessionRow) -> None:
+        self._world = world
+        self.commit = SessionCommit(session=session, lease_until=_NEVER)
+        self.is_dirty = False
+
+    def apply(self, run_id: UUID, command: cmd.Command) -> None:
+        """Turn what a handler asked for into what is to be written."""
+        match command:
+            case cmd.SendMessage(message=message, via=via, request=request):
+                assert message.to is not None
+                channel, address = self._world.people.route(message.to, via)[0]
+                self.commit.messages.append(
+                    NewMessage(
+                        id=UUID(message.id),
+                        contact=message.to,
+                        channel=channel,
+                        address=address,
+                        via=via,
+                        subject=message.subject,
+                        text=message.text,
+                        run_id=run_id,
+                        request_id=UUID(request) if request else None,
+                    )
+                )
+            case cmd.OpenRequest():
+                self.commit.requests.append(
+                    NewRequest(
+                        id=UUID(command.id),
+                        run_id=run_id,
+                        contact=command.to,
+                        text=command.text,
+                        options=JSON_CODEC.dump(list(command.options), "options")
+                        if command.options
+                        else None,
+                        expires_at=command.expires,
+                    )
+                )
+            case cmd.SettleRequest():
+                self.commit.settlements.append(
+                    Settlement(
+                        id=UUID(command.id), status=command.status, answer=command.answer, by=command.by
+                    )
+                )
+            case cmd.SpawnRun():
+                event = EVENT.validate_python(
+                    {"kind": "call", "input": JSON_CODEC.load(command.input), "by": str(run_id)}
+                )
+                self.commit.spawned.append(
+                    NewRun(
+                        id=UUID(command.id),
+                        agent=command.agent,
+                        key=command.key,
+                        event=dump_event(event),
+                        parent_id=run_id,
+                        parent_session_id=self.commit.session.id,
+                    )
+                )
+            case cmd.EmitSignal(signal=signal):
+                self.commit.posts.extend(signal_posts(self._world.registry, signal))
+            case cmd.SetWakeup():
+                nominal = calendar.next_after(command.schedule, command.anchor, anchor=command.anchor)
+                due = (
+                    calendar.jittered(command.schedule, command.id, nominal) if nominal is not None else None
+                )
+                self.commit.wakeups.append(
+                    NewWakeup(
+                        ref=command.id,
+                        spec=dump_schedule(command.schedule),
+                        anchor=command.anchor,
+                        nominal=nominal,
+                        due_at=due,
+                    )
+                )
+            case cmd.CancelWakeup():
+                self.commit.cancelled_wakeups.append(command.id)
+
+    def tell_parent(
+        self, row: RunRow, status: RunStatus, result: str | None, failure: Failure | None
+    ) -> None:
+        """If the run was spawned, tell the run that waits for it what it came to."""
+        if row.parent_id is None or row.parent_session_id is None:
+            return
+        facts: dict[str, Any] = {"run": str(row.id)}
+        if status is RunStatus.COMPLETED:
+            facts["value"] = JSON_CODEC.load(result or "null")
+        else:
+            reason = failure.title if failure is not None else str(status)
+            failed = ChildFailed(
+                f"run {row.id} of agent {self.commit.session.agent} ended {status}: {reason}",
+                run=str(row.id),
+                status=str(status),
+                reason=reason,
+            )
+            facts["failure"] = describe(failed).model_dump(mode="json")
+        self.commit.answers.append(
+            (row.parent_session_id, row.parent_id, row.id, JSON_CODEC.dump(facts, "child"))
+        )
+
+    def wakeups(self, schedules: Sequence[Any]) -> tuple[cmd.Wakeup, ...]:
+        """The session's coming wakeups, with what its runs changed and is not committed yet."""
+        found = [
+            cmd.Wakeup(id=row.ref, schedule=load_schedule(row.spec), next=row.nominal, own=row.own)
+            for row in schedules
+            if row.ref not in self.commit.cancelled_wakeups
+        ]
+        found += [
+            cmd.Wakeup(id=new.ref, schedule=load_schedule(new.spec), next=new.nominal, own=True)
+            for new in self.commit.wakeups
+            if new.ref not in self.commit.cancelled_wakeups and all(new.ref != one.id for one in found)
+        ]
+        return tuple(sorted(found, key=lambda one: (one.next is None, one.next, one.id)))
+
+
+def receivers(waits: tuple[Wait, ...]) -> list[tuple[int, str | None]]:
+    """The operations of these that a message completes, each with the contact that it must be of, if any."""
+    return [
+        (wait.op, (wait.match or {}).get("from"))
+        for wait in waits
+        if wait.kind is Kind.RECEIVE and (wait.match or {}).get("type") == "message"
+    ]
