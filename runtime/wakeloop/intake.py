@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -27,6 +27,11 @@ from wakeloop.store.records import NewMessage, NewRun, Post
 from wakeloop.world import World, signal_posts
 
 log = get_logger("wakeloop.intake")
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 5.0
+"""How long an outage of the database is waited out before whoever sent something is told to send it again."""
 
 _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 _FIRST = re.compile(r"^\W*([A-Za-z]\d)\b[\s:,;.)\-]*(.*)$", re.DOTALL)
@@ -81,13 +86,13 @@ class Intake:
             key=key,
             event=dump_event(Call(input=JSON_CODEC.load(text))),
         )
-        with self._database.begin() as connection:
-            now = self._database.now()
+
+        def work(connection: Connection, now: datetime) -> None:
             known = inbox.ensure_sessions(self._database, connection, [(agent, key)], now=now)
-            inbox.touch(
-                connection, inbox.queue_runs(self._database, connection, [run], known, now=now), now=now
-            )
-        self._changed()
+            queued = inbox.queue_runs(self._database, connection, [run], known, now=now)
+            inbox.touch(connection, queued, now=now)
+
+        self._transact(work)
         return str(run.id)
 
     def signal(self, signal: Signal) -> list[str]:
@@ -115,13 +120,24 @@ class Intake:
         self._changed()
 
     def _post(self, posts: list[Post]) -> None:
-        with self._database.begin() as connection:
-            now = self._database.now()
-            known = inbox.ensure_sessions(
-                self._database, connection, {(post.agent, post.key) for post in posts}, now=now
-            )
+        def work(connection: Connection, now: datetime) -> None:
+            names = {(post.agent, post.key) for post in posts}
+            known = inbox.ensure_sessions(self._database, connection, names, now=now)
             inbox.touch(connection, inbox.post(self._database, connection, posts, known, now=now), now=now)
+
+        self._transact(work)
+
+    def _transact(self, work: Callable[[Connection, datetime], T]) -> T:
+        """One transaction, tried again for a few seconds if the database is away: all that is recorded here may be
+        recorded twice and counts once. Afterwards whatever it made due is looked for."""
+
+        def attempt() -> T:
+            with self._database.begin() as connection:
+                return work(connection, self._database.now())
+
+        result = self._database.retrying(attempt, seconds=PATIENCE_SECONDS)
         self._changed()
+        return result
 
     # ------------------------------------------------------------------ what people write
 
@@ -151,15 +167,16 @@ class Intake:
 
     def update(self, channel: str, update: DeliveryUpdate) -> bool:
         """Apply a provider's report about a delivery; whether it was news."""
-        with self._database.begin() as connection:
-            now = self._database.now()
+
+        def work(connection: Connection, now: datetime) -> bool:
             row = outbox.update_status(
                 connection, channel, update.provider_id, update.status, update.error, now=now
             )
             if row is not None and update.status is DeliveryStatus.FAILED:
                 self._outbox.fall_through(connection, row.message_id, update.error or "undelivered", now=now)
-        self._changed()
-        return row is not None
+            return row is not None
+
+        return self._transact(work)
 
     def incoming(self, channel: str, incoming: Incoming) -> str:
         """Record what a person sent, and route it; what became of it, in words. Sent twice, it counts once."""
@@ -167,11 +184,11 @@ class Intake:
             address = self._channels[channel].normalize(incoming.address)
         except ValueError:
             address = incoming.address
-        with self._database.begin() as connection:
-            now = self._database.now()
-            contacts = self._world.people.by_address(channel, address)
-            contact = contacts[0] if len(contacts) == 1 else None
-            raw = to_json(dict(incoming.raw) or {"text": incoming.text}, serialize_unknown=True).decode()
+        contacts = self._world.people.by_address(channel, address)
+        contact = contacts[0] if len(contacts) == 1 else None
+        raw = to_json(dict(incoming.raw) or {"text": incoming.text}, serialize_unknown=True).decode()
+
+        def work(connection: Connection, now: datetime) -> str:
             id = received.record(
                 self._database,
                 connection,
@@ -185,13 +202,12 @@ class Intake:
             if id is None:
                 return "a repetition of what is recorded already"
             routing = _Routing(self, connection, channel, address, incoming, now)
-            if contact is None:
-                outcome = routing.stranger(contacts)
-            else:
-                outcome = routing.person(contact)
+            outcome = routing.stranger(contacts) if contact is None else routing.person(contact)
             received.set_outcome(connection, id, outcome, routing.message_id)
+            return outcome
+
+        outcome = self._transact(work)
         log.info("message in", channel=channel, contact=contact, outcome=outcome)
-        self._changed()
         return outcome
 
 

@@ -38,6 +38,7 @@ CLAIM_SECONDS = 120
 TRIES = 8
 LONGEST_WAIT_SECONDS = 900.0
 RECONCILE_SECONDS = 5.0
+PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +83,13 @@ class Outbox:
         await asyncio.get_running_loop().run_in_executor(None, self.record, row, sent)
 
     def _claim(self, ids: Sequence[UUID]) -> list[Any]:
-        with self._database.begin() as connection:
-            now = self._database.now()
-            until = now + timedelta(seconds=CLAIM_SECONDS)
-            rows = outbox.claim(connection, ids, owner=self._owner, now=now, until=until)
-        return rows
+        def work() -> list[Any]:
+            with self._database.begin() as connection:
+                now = self._database.now()
+                until = now + timedelta(seconds=CLAIM_SECONDS)
+                return outbox.claim(connection, ids, owner=self._owner, now=now, until=until)
+
+        return self._database.retrying(work, seconds=PATIENCE_SECONDS)
 
     async def _attempt(self, row: Any) -> _Sent:
         channel = self._channels.get(row.channel)

@@ -1,0 +1,137 @@
+"""A worker is killed with SIGKILL at the worst moments; another takes up its work, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.acceptance.plant import ALICE, Plant, make_plant
+from tests.servers import Postgres, Redis, poll
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def plant(tmp_path: Path, postgres_server: Postgres, redis_server: Redis) -> Iterator[Plant]:
+    with make_plant(tmp_path, postgres_server, redis_server) as plant:
+        yield plant
+
+
+WORST_MOMENTS = [
+    ("engine.step_done", 1),
+    ("engine.step_done", 2),
+    ("engine.step_committed", 1),
+    ("engine.step_committed", 2),
+    ("engine.committing", 1),
+    ("engine.committing", 2),
+    ("engine.committing", 3),
+    ("engine.committed", 2),
+    ("engine.committed", 3),
+    ("timers.claimed", 2),
+    ("outbox.claimed", 1),
+    ("outbox.claimed", 2),
+    ("outbox.sent", 1),
+    ("outbox.sent", 2),
+]
+
+
+@pytest.mark.parametrize(("point", "passing"), WORST_MOMENTS, ids=[f"{p}-{n}" for p, n in WORST_MOMENTS])
+def test_a_worker_killed_at_any_crash_point_is_replaced_without_loss_or_repetition(
+    plant: Plant, point: str, passing: int
+) -> None:
+    """The run completes, each message is sent once, and only a step that was not committed may run twice."""
+    with plant.web() as web, plant.worker("doomed", crash_at=point, passing=passing) as doomed:
+        web.wait_for("Uvicorn running")
+        doomed.wait_for("ready.")
+        run = plant.start("survivor", "it")
+
+        # The person answers as soon as they are asked, whoever asks them.
+        with plant.worker("heir") as heir:
+            heir.wait_for("ready.")
+            question = plant.twilio.wait_for(1, to=ALICE, timeout=60)[0]
+            assert plant.twilio.reply("yes", from_=question.to).status == 200
+            runs = plant.wait_until_over("survivor", 1, seconds=90)
+            plant.twilio.wait_for(2, to=ALICE, timeout=60)
+
+    assert [(one.id, one.status, one.result) for one in runs] == [(run, "completed", "it first, it second")]
+    assert plant.texts() == Counter({"it: go on?": 1, "it: yes, 1": 1})
+    effects = plant.effects_of("it ")
+    assert set(effects) == {"it first", "it second"}
+    assert sum(effects.values()) <= (3 if point == "engine.step_done" else 2)
+
+
+def test_the_doomed_worker_really_dies_by_sigkill(plant: Plant) -> None:
+    """The trap is a real SIGKILL, and what it interrupted waits for a worker: here nobody else is there at first."""
+    with plant.worker("doomed", crash_at="engine.step_done") as doomed:
+        doomed.wait_for("ready.")
+        plant.start("survivor", "it")
+
+        status = doomed.wait(60)
+
+    assert status == -signal.SIGKILL
+    assert plant.effects_of("it") == Counter({"it first": 1})
+    assert plant.runs("survivor")[0].status == "running"
+    with plant.worker("heir") as heir:
+        heir.wait_for("ready.")
+        plant.twilio.wait_for(1, to=ALICE, timeout=60)
+    assert plant.effects_of("it") == Counter({"it first": 2})
+
+
+def test_ticks_are_neither_lost_nor_doubled_when_workers_die_between_claiming_and_handing_over(
+    plant: Plant,
+) -> None:
+    """Each occurrence of a schedule runs once, though the worker that claimed one died with it in hand."""
+    with plant.worker("doomed", crash_at="timers.claimed", passing=12), plant.worker("heir") as heir:
+        heir.wait_for("ready.")
+        runs = plant.wait_until_over("beat", 6, seconds=90)
+
+    done = [run for run in runs if run.status == "completed"]
+    nominal = sorted(run.result for run in done)
+    assert len(set(nominal)) == len(nominal)
+    times = sorted(run.event.nominal for run in done)
+    assert {later - earlier for earlier, later in zip(times, times[1:], strict=False)} == {times[1] - times[0]}
+    assert max(plant.effects_of("beat").values()) == 1
+
+
+def test_a_webhook_whose_service_dies_before_it_answers_counts_once(plant: Plant) -> None:
+    """The provider sends it again, and the second time changes nothing."""
+    with plant.worker("worker") as worker:
+        worker.wait_for("ready.")
+        plant.start("survivor", "it")
+        question = plant.twilio.wait_for(1, to=ALICE, timeout=60)[0]
+        sid = "SM" + "7" * 32
+        with plant.web() as web:
+            web.wait_for("Uvicorn running")
+            for _ in range(3):
+                assert plant.twilio.reply("yes", from_=question.to, sid=sid).status == 200
+            web.kill()
+        with plant.web() as web:
+            web.wait_for("Uvicorn running")
+            assert plant.twilio.reply("yes", from_=question.to, sid=sid).status == 200
+            plant.wait_until_over("survivor", 1, seconds=60)
+            plant.twilio.wait_for(2, to=ALICE, timeout=60)
+
+    assert plant.texts() == Counter({"it: go on?": 1, "it: yes, 1": 1})
+
+
+def test_any_number_of_kills_at_any_time_leave_every_run_done_once(plant: Plant) -> None:
+    """Ten runs, and a worker killed every second or so, whatever it is doing."""
+    labels = [f"n{number}" for number in range(10)]
+    with plant.worker("first") as first, plant.worker("second") as second:
+        first.wait_for("ready.")
+        second.wait_for("ready.")
+        for label in labels:
+            plant.start("sleeper", label, key=label)
+        for victim in (first, second, first, second):
+            for _ in poll(1.2):
+                pass
+            victim.kill()
+            victim.start()
+        runs = plant.wait_until_over("sleeper", len(labels), seconds=120)
+        plant.twilio.wait_for(len(labels), to=ALICE, timeout=60)
+
+    assert {run.result for run in runs} == {f"{label} 4" for label in labels}
+    assert plant.texts() == Counter({f"{label} is done": 1 for label in labels})
