@@ -168,3 +168,14 @@ def count_rows(connection: Connection) -> int:
     """How many runs and messages there are."""
     counts = [sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in (runs, messages)]
     return int(connection.execute(sa.select(counts[0] + counts[1])).scalar_one())
+
+
+def last_channel(connection: Connection, contact: str) -> str | None:
+    """The channel on which a contact was last written to."""
+    statement = (
+        sa.select(messages.c.channel)
+        .where(messages.c.contact == contact, messages.c.inbound.is_(False))
+        .order_by(messages.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(statement).scalar()

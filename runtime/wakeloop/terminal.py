@@ -1,0 +1,134 @@
+"""How things look on a terminal: times, durations, values and triggers in few words, and log lines."""
+
+from __future__ import annotations
+
+import logging
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+from rich.console import Console
+from rich.text import Text
+
+from wakeloop.triggers import At, Cron, Every, OnMessage, OnSignal, Trigger
+
+OURS = ("wakeloop", "wakeloop_agents", "wakeloop_channels")
+"""The loggers whose every line is shown; of the others, warnings."""
+
+STATUS_STYLES = {
+    "queued": "cyan",
+    "running": "cyan",
+    "waiting": "blue",
+    "completed": "green",
+    "failed": "red",
+    "stuck": "red",
+    "cancelled": "dim",
+    "skipped": "dim",
+    "open": "yellow",
+    "unknown": "yellow",
+}
+
+_LEVELS = {logging.WARNING: ("!", "yellow"), logging.ERROR: ("✗", "red"), logging.CRITICAL: ("✗", "bold red")}
+_FIELD = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*)")
+
+
+def error_console() -> Console:
+    """Where people are told things: standard error, so that standard output holds data alone."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def moment(at: datetime, now: datetime | None = None) -> str:
+    """An instant on this machine's wall clock: `14:03:07` today, `Mon 3 Nov 14:03` this year, else with the year."""
+    here = at.astimezone()
+    today = (now or datetime.now(UTC)).astimezone()
+    if here.date() == today.date():
+        return f"{here:%H:%M:%S}"
+    day = f"{here:%a} {here.day} {here:%b}"
+    return f"{day} {here:%H:%M}" if here.year == today.year else f"{day} {here.year} {here:%H:%M}"
+
+
+def distance(at: datetime, now: datetime) -> str:
+    """How far away an instant is: `in 3 min`, `2 h ago`, `now`."""
+    if abs(at - now) < timedelta(seconds=1):
+        return "now"
+    return f"in {duration(at - now)}" if at > now else f"{duration(now - at)} ago"
+
+
+def duration(delta: timedelta) -> str:
+    """A length of time in at most two units: `40 ms`, `2.1 s`, `3 min 5 s`, `1 h 12 min`, `3 d 4 h`."""
+    seconds = delta / timedelta(seconds=1)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            return f"{count} {unit} {rest // below} {small}" if rest >= below else f"{count} {unit}"
+    return f"{whole} s"
+
+
+def short(value: Any, limit: int = 80) -> str:
+    """A value on one line of at most `limit` characters; what is no text, as JSON."""
+    text = value if isinstance(value, str) else to_json(value, serialize_unknown=True).decode()
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def trigger_words(trigger: Trigger) -> str:
+    """What wakes an agent, in the words in which it was written."""
+    if isinstance(trigger, Cron):
+        return f"{trigger.expr} ({trigger.tz})"
+    if isinstance(trigger, Every):
+        return f"every {duration(trigger.interval)}"
+    if isinstance(trigger, At):
+        return f"once at {moment(trigger.when)}"
+    if isinstance(trigger, OnMessage):
+        senders = f" from {' or '.join(sorted(trigger.contact))}" if trigger.contact else ""
+        channels = f" by {' or '.join(sorted(trigger.channel))}" if trigger.channel else ""
+        return f"on message{senders}{channels}"
+    assert isinstance(trigger, OnSignal)
+    return f"on signal {trigger.type}"
+
+
+class LogHandler(logging.Handler):
+    """Log lines for people: the time, the message, and its fields dimmed; a traceback below."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, whatever it is about: what logs must not fail because of it."""
+        try:
+            self._console.print(self._line(record))
+        except Exception:  # noqa: BLE001 - the standard library's way: told on standard error, not raised
+            self.handleError(record)
+
+    def _line(self, record: logging.LogRecord) -> Text:
+        line = Text(f"{datetime.fromtimestamp(record.created).astimezone():%H:%M:%S} ", style="dim")
+        sign, style = _LEVELS.get(record.levelno, ("·", "dim"))
+        line.append(f"{sign} ", style=f"not dim {style}")
+        head, _, rest = record.getMessage().partition("\n")
+        message, _, fields = head.partition("  ")
+        line.append(message, style=f"not dim {style}" if record.levelno >= logging.WARNING else "not dim")
+        for name, value in _FIELD.findall(fields):
+            line.append(f"  {name} ", style="dim")
+            line.append(value.strip("'\""), style="not dim")
+        if record.exc_info:
+            rest = logging.Formatter().formatException(record.exc_info)
+        if rest:
+            line.append(f"\n{rest}", style="not dim")
+        return line
+
+
+def log_to(console: Console, *, debug: bool = False) -> None:
+    """Show this process's log on a console: ours in full, others' warnings."""
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if isinstance(one, LogHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(LogHandler(console))
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)

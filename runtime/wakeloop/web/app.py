@@ -1,0 +1,129 @@
+"""The web app: webhooks of the channels' providers, and the probes of whatever runs the process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from wakeloop.channel import RawRequest, RawResponse
+from wakeloop.errors import ConfigurationError, InvalidWebhook, NotFound
+from wakeloop.logs import get_logger
+from wakeloop.store.database import is_outage
+from wakeloop.web.address import networks, public_url
+from wakeloop.wiring import Runtime
+
+log = get_logger("wakeloop.web")
+
+BODY_LIMIT_BYTES = 1024 * 1024
+RETRY_AFTER_SECONDS = 5
+
+
+def make_app(runtime: Runtime) -> FastAPI:
+    """The ASGI app of a runtime.
+
+    `GET|POST /webhooks/{channel}` takes what a channel's provider sends, and answers 2xx only after it is recorded;
+    while the database is away it answers 503, for the provider to send it again. `GET /healthz` says that the process
+    runs, `GET /readyz` that it can record something.
+    """
+    app = FastAPI(title="wakeloop", openapi_url=None)
+    trusted = networks(runtime.settings.trusted_proxies)
+
+    @app.api_route("/webhooks/{channel}", methods=["GET", "POST"])
+    async def webhook(channel: str, request: Request) -> Response:
+        try:
+            body = await _read_body(request)
+        except ClientDisconnect:
+            return _line(HTTPStatus.BAD_REQUEST, "the request ended early")
+        if body is None:
+            log.warning("webhook refused", channel=channel, status=413)
+            return _line(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a webhook is at most {BODY_LIMIT_BYTES:,} bytes"
+            )
+        headers = _headers(request)
+        scope = request.scope
+        url = public_url(
+            configured=runtime.settings.public_url,
+            trusted=trusted,
+            peer=request.client.host if request.client is not None else None,
+            scheme=request.url.scheme,
+            headers=headers,
+            path=scope["raw_path"].decode("latin-1"),
+            query=scope["query_string"].decode("latin-1"),
+        )
+        raw = RawRequest(method=request.method, url=url, headers=headers, body=body)
+        return await run_in_threadpool(_take, runtime, channel, raw)
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return _line(HTTPStatus.OK, "ok")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        try:
+            await run_in_threadpool(runtime.database.check_schema)
+        except (ConfigurationError, PoolTimeout) as error:
+            log.warning("not ready", error=str(error))
+            return _line(HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be used; the log says why")
+        return _line(HTTPStatus.OK, "ok")
+
+    return app
+
+
+def _take(runtime: Runtime, channel: str, request: RawRequest) -> Response:
+    """Have a webhook recorded, and say what came of it."""
+    try:
+        answer = runtime.intake.webhook(channel, request)
+    except NotFound:
+        log.warning("webhook of a channel that is not set up", channel=channel)
+        return _line(HTTPStatus.NOT_FOUND, "there is no such channel here")
+    except InvalidWebhook as error:
+        log.warning("webhook refused", channel=channel, status=error.status, reason=str(error))
+        return _line(error.status, str(error))
+    except SQLAlchemyError as error:
+        if not (is_outage(error) or isinstance(error, PoolTimeout)):
+            raise
+        cause = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        log.error("webhook not recorded: the database is away", channel=channel, error=cause)
+        return _line(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "not recorded; send it again",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
+    return _answered(answer)
+
+
+def _answered(answer: RawResponse) -> Response:
+    return Response(answer.body, status_code=answer.status, headers={"content-type": answer.content_type})
+
+
+async def _read_body(request: Request) -> bytes | None:
+    """The raw body, or None if it is over the limit; nothing beyond the limit is kept in memory."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > BODY_LIMIT_BYTES:
+        return None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT_BYTES:
+            return None
+    return bytes(body)
+
+
+def _headers(request: Request) -> Mapping[str, str]:
+    """By lower-case name; one that came several times has its values joined, as RFC 9110 section 5.3 has it."""
+    found: dict[str, str] = {}
+    for name, value in request.headers.items():
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def _line(status: int, text: str, *, headers: Mapping[str, str] | None = None) -> Response:
+    """A plain answer of one line."""
+    one = " ".join(text.split())
+    return Response(f"{one}\n", status_code=status, headers=headers, media_type="text/plain")
