@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ log = get_logger("wakeloop.dev")
 GRACE_SECONDS = 1.0
 STOP_SECONDS = 2.7
 """After so long, stopping is over, whatever hangs: what it was doing is taken up at the next start."""
+SAME_SECONDS = 0.3
+"""Two signals within this time are one: a wrapper passes on what the terminal has sent to both."""
 DEBOUNCE_MS = 200
 
 
@@ -44,11 +47,15 @@ def run(settings: Settings, console: Console) -> None:
     Raises ConfigurationError if it cannot start: settings, store or port cannot be used, or another one has the
     store."""
     stopping = threading.Event()
+    first = 0.0
 
     def stop(number: int, frame: object) -> None:
-        if stopping.is_set():
+        nonlocal first
+        if not stopping.is_set():
+            first = time.monotonic()
+            stopping.set()
+        elif time.monotonic() - first > SAME_SECONDS:
             os._exit(128 + number)
-        stopping.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

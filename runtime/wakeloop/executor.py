@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from wakeloop import crashpoints
+from wakeloop import crashpoints, progress
 from wakeloop.errors import NotFound
 from wakeloop.logs import get_logger
 from wakeloop.step_runner import Key, StepRunner
@@ -349,7 +349,9 @@ class Executor:
         if result.fenced:
             log.warning("another worker has taken this session over", session=turn.session.name)
             self._lose([result.session_id])
-        elif result.released:
+            return
+        progress.tell(commit)
+        if result.released:
             failures = turn.failures
             turn.close()
             del self._turns[result.session_id]

@@ -104,7 +104,7 @@ class LogHandler(logging.Handler):
         """Write one line, whatever it is about: what logs must not fail because of it."""
         try:
             self._console.print(self._line(record))
-        except Exception:  # noqa: BLE001 - the standard library's way: told on standard error, not raised
+        except Exception:
             self.handleError(record)
 
     def _line(self, record: logging.LogRecord) -> Text:

@@ -1,0 +1,50 @@
+"""Tells on the log how runs get on, once that is committed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from wakeloop.engine.journal import Kind
+from wakeloop.logs import get_logger
+from wakeloop.status import RunStatus
+from wakeloop.store.records import SessionCommit
+from wakeloop.open_run import RunError
+
+log = get_logger("wakeloop.runs")
+_switch = logging.getLogger("wakeloop.runs")
+
+
+def tell(commit: SessionCommit) -> None:
+    """Log what a commit did to each of its session's runs: started, steps done, what it waits for, how it ended."""
+    if not _switch.isEnabledFor(logging.INFO):
+        return
+    for id, values in _changed(commit):
+        run = log.bind(session=commit.session.name, run=id.hex[-8:])
+        if values.get("started_at") is not None:
+            run.info("run started")
+        for record in commit.records.get(id, ()):
+            if record.kind is Kind.STEP:
+                run.info("step done" if record.ok else "step failed", step=record.name)
+        match values.get("status"):
+            case RunStatus.WAITING:
+                run.info("run waits", **_until(values.get("wake_at")))
+            case RunStatus.COMPLETED | RunStatus.CANCELLED as ended:
+                run.info(f"run {ended}")
+            case RunStatus.FAILED:
+                error = RunError.model_validate_json(values["failure"])
+                run.error("run failed", reason=error.failure.name)
+
+
+def _changed(commit: SessionCommit) -> Iterator[tuple[UUID, dict[str, Any]]]:
+    for row in commit.new_runs:
+        facts = ("started_at", "status", "wake_at", "failure")
+        yield row.id, {name: getattr(row, name) for name in facts}
+    yield from commit.runs.items()
+
+
+def _until(at: datetime | None) -> dict[str, str]:
+    return {} if at is None else {"until": at.astimezone().isoformat(sep=" ", timespec="seconds")}
