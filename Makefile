@@ -13,7 +13,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/python demo.py
+	$(BIN)/python demo/run.py
 
 test: setup
 	$(BIN)/python -m pytest

@@ -100,7 +100,7 @@ class Plant:
         self.twilio = TwilioStandIn(webhook=f"http://127.0.0.1:{self.port}/webhooks/sms")
         self.environment = {
             "EFFECTS": str(self.effects),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "WAKELOOP_DATABASE_URL": database_url,
             "WAKELOOP_BROKER_URL": broker_url,
             "WAKELOOP_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
@@ -151,8 +151,12 @@ class Plant:
 
     def runs(self, agent: str) -> list[RunView]:
         """An agent's runs, newest first."""
-        with self.runtime.database.read() as connection:
-            rows = queries.list_runs(connection, agent=agent)
+
+        def look() -> list[Any]:
+            with self.runtime.database.read() as connection:
+                return queries.list_runs(connection, agent=agent)
+
+        rows = self.runtime.database.retrying(look, seconds=10)
         return [run_view(row, self.runtime.world.registry.get(agent)) for row in rows]
 
     def wait_until_over(self, agent: str, count: int, *, seconds: float) -> list[RunView]:
