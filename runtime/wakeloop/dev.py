@@ -10,11 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import watchfiles
+from kombu.utils.url import maybe_sanitize_url
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -174,38 +173,33 @@ def _give_up_after(seconds: float, console: Console) -> None:
     timer.start()
 
 
-def _banner(runtime: Runtime, url: str) -> Table:
+def _banner(runtime: Runtime, url: str) -> Text:
     """What runs here, and how to stop it."""
-    settings, registry = runtime.settings, runtime.world.registry
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", justify="right")
-    grid.add_column(overflow="fold")
-
-    def row(name: str, *lines: Any) -> None:
+    settings, people = runtime.settings, runtime.world.people
+    embedded = settings.broker_url.startswith("embedded:")
+    names = runtime.world.registry.names
+    blocks: dict[str, list[Text]] = {
+        "web": [Text.assemble((url, "bold"), ("  webhooks at /webhooks/CHANNEL", "dim"))],
+        "store": [Text(runtime.database.name)],
+        "broker": [Text("in this process" if embedded else str(maybe_sanitize_url(settings.broker_url)))],
+        "agents": _agent_lines(runtime) or [Text(f"none yet in {settings.agents_dir}", style="yellow")],
+        "broken": [Text(str(problem), style="red") for problem in runtime.problems],
+        "contacts": [
+            Text.assemble((id, "bold"), (f"  by {', '.join(people.get(id).addresses) or 'nothing'}", "dim"))
+            for id in people.ids
+        ]
+        or [Text("none yet; add [contacts.…] to wakeloop.toml", style="yellow")],
+        "channels": [Text(", ".join(runtime.channels) or "none")],
+    }
+    banner = Text.assemble("\n", ("wakeloop ", "bold"), (__version__, "bold cyan"), "\n\n")
+    for name, lines in blocks.items():
         for index, line in enumerate(lines):
-            grid.add_row("" if index else name, line)
-
-    row("", Text.assemble(("wakeloop ", "bold"), (__version__, "bold cyan")))
-    row("web", Text.assemble((url, "bold"), ("   webhooks at /webhooks/CHANNEL", "dim")))
-    row("store", runtime.database.name)
-    row("broker", "in this process" if settings.broker_url.startswith("embedded:") else settings.broker_url)
-    row("agents", *(_agent_lines(runtime) or [Text(f"none yet in {settings.agents_dir}", style="yellow")]))
-    row("", *(Text(f"✗ {problem}", style="red") for problem in runtime.problems))
-    contacts = [runtime.world.people.get(id) for id in runtime.world.people.ids]
-    row(
-        "contacts",
-        *(
-            Text.assemble((one.id, "bold"), (f"   by {', '.join(one.addresses) or 'nothing'}", "dim"))
-            for one in contacts
-        )
-        if contacts
-        else [Text("none yet; add [contacts.…] to wakeloop.toml", style="yellow")],
+            banner.append(f"{'' if index else name:>9}  ", style="dim")
+            banner.append_text(line).append("\n")
+    hint = (
+        f"`wakeloop start {names[0] if names else 'AGENT'}` in another terminal wakes an agent; Ctrl-C stops"
     )
-    row("channels", ", ".join(runtime.channels) or "none")
-    width = max((len(name) for name in registry.names), default=0)
-    example = registry.names[0] if width else "AGENT"
-    row("", Text(f"try `wakeloop start {example}` in another terminal; Ctrl-C stops", style="dim"), "")
-    return grid
+    return banner.append(f"\n{hint}\n", style="dim")
 
 
 def _agent_lines(runtime: Runtime) -> list[Text]:
@@ -215,10 +209,9 @@ def _agent_lines(runtime: Runtime) -> list[Text]:
     width = max((len(name) for name in registry.names), default=0)
     lines = []
     for agent in registry.agents:
-        line = Text.assemble((agent.name.ljust(width), "bold"))
+        line = Text(agent.name.ljust(width), style="bold")
         if at := following.get(agent.name):
-            line.append(f"   next {moment(at, now)} ({distance(at, now)})")
+            line.append(f"  next {moment(at, now)} ({distance(at, now)})", style="not bold")
         triggers = ", ".join(trigger_words(trigger) for trigger in agent.triggers)
-        line.append(f"   {triggers or 'when started'}", style="dim")
-        lines.append(line)
+        lines.append(line.append(f"  {triggers or 'when started'}", style="not bold dim"))
     return lines

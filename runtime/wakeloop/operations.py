@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from wakeloop.engine.failures import describe
-from wakeloop.engine.journal import DELIVERED, Kind, Record
+from wakeloop.engine.journal import Kind, Record, applied_before, taken_back
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound, NotPossible, WakeloopError
 from wakeloop.intake import Intake
@@ -28,14 +28,8 @@ class Operations:
         self._intake = intake
 
     def find(self, fragment: str) -> UUID:
-        """The run whose id is, begins with or ends with this. Raises NotFound, or NotPossible if there are several."""
-        with self._database.read() as connection:
-            found = queries.find_runs(connection, fragment)
-        if not found:
-            raise NotFound(f"there is no run {fragment}; `wakeloop runs` lists them")
-        if len(found) > 1:
-            raise NotPossible(f"several runs have an id like {fragment}; write more of it")
-        return found[0]
+        """The run whose id is, begins with or ends with this: see find_run."""
+        return find_run(self._database, fragment)
 
     def cancel(self, id: UUID) -> None:
         """End a run: an open one gets CancelledError where it waits and may clean up; a parked one is closed."""
@@ -76,8 +70,10 @@ class Operations:
     def retry(self, id: UUID, *, repeat: bool = False, result: Any = None, fail: str | None = None) -> None:
         """Let a failed or stuck run go on from its last recorded step.
 
-        What is recorded up to the failure stays; a recorded failure that ended it, and all after that, is done again.
-        What the last stretch did to the session's state is taken back first, unless it has changed since.
+        Results of steps, and what was received, stay. A recorded failure of a step that ended the run is taken back, and
+        the step is tried again; any other failure means that what the handler did since it last received something is
+        done again, including what it sent. What it did to the session's state there is taken back first, unless
+        another run has changed it since.
         For a step whose outcome is unknown one must be told: `repeat` it, or its `result` (a JSON value; pass
         `{"value": …}`), or that it `fail`ed, with the reason.
         """
@@ -95,11 +91,13 @@ class Operations:
                 waits, applied = row.waits, row.applied
                 self._decide(connection, id, journal, now, repeat=repeat, result=result, fail=fail)
             else:
-                keep = _last_kept(journal, error.origin if error else None)
-                repair.truncate(connection, id, keep)
-                waits, applied = None, _before(journal, keep)
-                if error is not None and error.state_after is not None and session.state == error.state_after:
-                    repair.set_state(connection, row.session_id, error.state_before)
+                rewind = error.rewind if error is not None else None
+                if error is None or rewind is None:
+                    raise NotPossible(f"run {id} does not say where it failed: it can only be restarted")
+                repair.take_back(connection, id, taken_back(journal, rewind))
+                waits, applied = None, applied_before(journal, rewind.begin)
+                if rewind.state is not None and session.state == error.state:
+                    repair.set_state(connection, row.session_id, rewind.state)
             repair.reopen(connection, id, waits=waits, applied=applied)
             inbox.touch(connection, [row.session_id], now=now)
         self._intake.nudge()
@@ -156,6 +154,19 @@ class Operations:
         return row
 
 
+def find_run(database: Database, fragment: str) -> UUID:
+    """The run whose id is, begins with or ends with this. Raises NotFound, or NotPossible if there are several."""
+    if not fragment.replace("-", "").isalnum():
+        raise NotFound(f"{fragment!r} is no id of a run; `wakeloop runs` lists them")
+    with database.read() as connection:
+        found = queries.find_runs(connection, fragment)
+    if not found:
+        raise NotFound(f"there is no run {fragment}; `wakeloop runs` lists them")
+    if len(found) > 1:
+        raise NotPossible(f"several runs have an id like {fragment}; write more of it")
+    return found[0]
+
+
 def _unknown_step(journal: list[Record]) -> Record | None:
     """The latest begun step of which nothing more is recorded."""
     open_steps: dict[int, Record] = {}
@@ -165,22 +176,3 @@ def _unknown_step(journal: list[Record]) -> Record | None:
         elif record.kind in (Kind.ATTEMPT, Kind.STEP):
             open_steps.pop(record.op, None)
     return next(reversed(open_steps.values()), None)
-
-
-def _last_kept(journal: list[Record], origin: int | None) -> int:
-    """The position up to which a failed run's journal stays: the last result recorded before the failure that ended it.
-
-    No step's result is ever dropped: if some came after that failure, all of it stays, and only what followed the last
-    of them is done again."""
-    if origin is not None and any(one.seq > origin and one.kind is Kind.STEP and one.ok for one in journal):
-        origin = None
-    delivered = [one.seq for one in journal if one.kind in DELIVERED and (origin is None or one.seq < origin)]
-    return delivered[-1] if delivered else 0
-
-
-def _before(journal: list[Record], seq: int) -> int:
-    """The stretch before that of this record, so that the record's own stretch is done again; -1 before the first."""
-    if seq == 0:
-        return -1
-    delivered = [record.seq for record in journal if record.kind in DELIVERED and record.seq < seq]
-    return delivered[-1] if delivered else 0

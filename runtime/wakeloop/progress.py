@@ -10,9 +10,9 @@ from uuid import UUID
 
 from wakeloop.engine.journal import Kind
 from wakeloop.logs import get_logger
+from wakeloop.open_run import RunError
 from wakeloop.status import RunStatus
 from wakeloop.store.records import SessionCommit
-from wakeloop.open_run import RunError
 
 log = get_logger("wakeloop.runs")
 _switch = logging.getLogger("wakeloop.runs")

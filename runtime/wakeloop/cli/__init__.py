@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wakeloop import __version__
-from wakeloop.cli import act, serve
+from wakeloop.cli import act, doctor, inbox, look, project, serve
 from wakeloop.cli.base import Choices, Commands, Config, Json
 
 app = typer.Typer(
@@ -40,11 +40,26 @@ def options(
     ctx.obj = Choices(config=config, json=json)
 
 
-app.command(rich_help_panel="Run")(serve.dev)
-app.command(rich_help_panel="Run")(serve.web)
-app.add_typer(serve.db, name="db", rich_help_panel="Run")
-app.command(rich_help_panel="Act")(act.start)
-app.command(rich_help_panel="Act")(act.reply)
+_RUN, _LOOK, _ACT = "Run", "Look", "Act"
+
+app.command(rich_help_panel=_RUN)(project.init)
+app.command(rich_help_panel=_RUN)(serve.dev)
+app.command(rich_help_panel=_RUN)(serve.web)
+app.add_typer(serve.db, name="db", rich_help_panel=_RUN)
+app.command(rich_help_panel=_RUN)(doctor.doctor)
+
+app.command(rich_help_panel=_LOOK)(look.agents)
+app.command(name="next", rich_help_panel=_LOOK)(look.next_)
+app.command(rich_help_panel=_LOOK)(look.sessions)
+app.add_typer(look.runs, name="runs", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(inbox.inbox)
+
+app.command(rich_help_panel=_ACT)(act.start)
+app.command(rich_help_panel=_ACT)(act.signal)
+app.command(rich_help_panel=_ACT)(act.reply)
+app.command(rich_help_panel=_ACT)(act.retry)
+app.command(rich_help_panel=_ACT)(act.restart)
+app.command(rich_help_panel=_ACT)(act.cancel)
 
 
 def main() -> None:

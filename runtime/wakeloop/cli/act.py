@@ -10,12 +10,12 @@ import typer
 from pydantic_core import from_json
 
 from wakeloop.channel import Incoming
-from wakeloop.cli.base import Config, Json, chosen, fail, opened_runtime, print_json, say, status_text
+from wakeloop.cli.base import Config, Json, chosen, fail, opened_runtime, print_json, say
 from wakeloop.errors import NotFound
 from wakeloop.events import Signal
 from wakeloop.status import OPEN_RUN, RunStatus
 from wakeloop.store import queries
-from wakeloop.terminal import error_console, short
+from wakeloop.terminal import STATUS_STYLES, error_console, short
 from wakeloop.views import RunView, run_view
 from wakeloop.wiring import Runtime
 
@@ -56,7 +56,7 @@ def start(
             else:
                 say(
                     "it is ",
-                    (run.status, status_text(run.status).style),
+                    (run.status, STATUS_STYLES.get(run.status, "")),
                     f": {short(run.error or run.result, 500)}",
                 )
             raise typer.Exit(0 if run.status == RunStatus.COMPLETED else 1)

@@ -125,8 +125,23 @@ def list_received(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
     return list(connection.execute(sa.select(received).order_by(received.c.id.desc()).limit(limit)))
 
 
+def unrouted(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
+    """What people sent that no agent got: of unknown senders, and of contacts whom nobody waits for. Newest first."""
+    statement = (
+        sa.select(received, messages.c.text)
+        .join(messages, messages.c.id == received.c.message_id)
+        .where(
+            sa.or_(received.c.contact.is_(None), received.c.outcome.like("nobody takes it%")),
+            received.c.outcome.not_like("an opt-%"),
+        )
+        .order_by(received.c.id.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(statement))
+
+
 def list_requests(
-    connection: Connection, *, status: str | None = None, limit: int | None = None
+    connection: Connection, *, status: str | None = None, run: UUID | None = None, limit: int | None = None
 ) -> list[sa.Row[Any]]:
     """Requests with their sessions' agents and keys, oldest first."""
     statement = (
@@ -136,6 +151,8 @@ def list_requests(
     )
     if status is not None:
         statement = statement.where(requests.c.status == status)
+    if run is not None:
+        statement = statement.where(requests.c.run_id == run)
     if limit is not None:
         statement = statement.limit(limit)
     return list(connection.execute(statement))

@@ -1,0 +1,255 @@
+"""`wakeloop doctor`: what is right and wrong with this installation, and what to do about it."""
+
+# kombu is typed in part; its connection is not.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import entry_points
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import typer
+from rich.text import Text
+from sqlalchemy.exc import DBAPIError
+
+from wakeloop import __version__
+from wakeloop.channel import Channel, ChannelServices
+from wakeloop.cli.base import Config, Json, chosen, console, print_json, quiet, table
+from wakeloop.errors import ConfigurationError, SchemaMismatch
+from wakeloop.people import People
+from wakeloop.registry import load_folder
+from wakeloop.settings import Settings, load_settings
+from wakeloop.store.database import Database, head
+from wakeloop.terminal import duration
+from wakeloop.wiring import CHANNELS_GROUP
+
+OLDEST_PYTHON = (3, 11)
+SKEW_LIMIT = timedelta(seconds=1)
+BROKER_SECONDS = 3
+
+Verdict = Literal["ok", "warn", "fail"]
+_SIGNS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. advice: what to do, unless it is fine."""
+
+    verdict: Verdict
+    about: str
+    what: str
+    advice: str = ""
+
+
+def doctor(ctx: typer.Context, config: Config = None, json: Json = False) -> None:
+    """Check this installation; exit code 1 if something keeps it from working."""
+    choices = chosen(ctx, config, json)
+    quiet()
+    findings = list(_examine(choices.config))
+    failed = any(one.verdict == "fail" for one in findings)
+    if choices.json:
+        print_json({"ok": not failed, "findings": findings})
+    else:
+        shown = table("", "about", "finding")
+        for one in findings:
+            sign, style = _SIGNS[one.verdict]
+            text = Text(one.what)
+            if one.advice:
+                text.append(f"\n{one.advice}", style="bold" if one.verdict == "fail" else "dim")
+            shown.add_row(Text(sign, style=f"bold {style}"), one.about, text)
+        console().print(shown)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _examine(config: Any) -> Iterator[Finding]:
+    yield _python()
+    try:
+        settings = load_settings(path=config)
+    except ConfigurationError as error:
+        for line in str(error).splitlines():
+            yield Finding(verdict="fail", about="settings", what=line, advice="correct it, then ask again")
+        return
+    yield Finding(verdict="ok", about="settings", what="read without a complaint")
+    yield from _database(settings)
+    yield _broker(settings)
+    yield from _agents(settings)
+    channels: dict[str, Channel] = {}
+    for finding, name, adapter in _channels(settings):
+        yield finding
+        if adapter is not None:
+            channels[name] = adapter
+    yield from _contacts(settings, channels)
+    yield from _public_url(settings, channels)
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    old = sys.version_info < OLDEST_PYTHON
+    return Finding(
+        verdict="fail" if old else "ok",
+        about="python",
+        what=f"Python {version}, wakeloop {__version__}",
+        advice="install Python 3.11 or newer" if old else "",
+    )
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    try:
+        database = Database(settings.database_url)
+    except ConfigurationError as error:
+        yield Finding(verdict="fail", about="database", what=str(error))
+        return
+    try:
+        with database.read() as connection:
+            revision = database.revision(connection)
+        if revision is None and not database.is_postgres:
+            yield Finding(
+                verdict="ok", about="database", what=f"{database.name} is new; the first command sets it up"
+            )
+            return
+        database.check_schema()
+        yield Finding(verdict="ok", about="database", what=f"{database.name}, schema {head()}")
+        yield _skew(database)
+    except SchemaMismatch as error:
+        yield Finding(verdict="fail", about="database", what=str(error), advice="run `wakeloop db upgrade`")
+    except (ConfigurationError, DBAPIError) as error:
+        told = database.explain(error) if isinstance(error, DBAPIError) else error
+        yield Finding(verdict="fail", about="database", what=str(told))
+    finally:
+        database.close()
+
+
+def _skew(database: Database) -> Finding:
+    skew = abs(database.now() - datetime.now(UTC))
+    if skew <= SKEW_LIMIT:
+        return Finding(verdict="ok", about="clock", what="agrees with the database's")
+    return Finding(
+        verdict="warn",
+        about="clock",
+        what=f"differs from the database's by {duration(skew)}",
+        advice="timers go by the database's clock, but logs and providers do not: synchronise both (NTP)",
+    )
+
+
+def _broker(settings: Settings) -> Finding:
+    from kombu.connection import Connection
+    from kombu.exceptions import OperationalError
+    from kombu.utils.url import maybe_sanitize_url
+
+    if settings.broker_url.startswith("embedded:"):
+        return Finding(verdict="ok", about="broker", what="within the process of `wakeloop dev`")
+    url = maybe_sanitize_url(settings.broker_url)
+    limits = {"socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
+    try:
+        with Connection(settings.broker_url, transport_options=limits) as connection:
+            connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
+    except (OperationalError, OSError) as error:
+        return Finding(
+            verdict="fail",
+            about="broker",
+            what=f"{url}: {error}",
+            advice="start it, or correct WAKELOOP_BROKER_URL",
+        )
+    return Finding(verdict="ok", about="broker", what=str(url))
+
+
+def _agents(settings: Settings) -> Iterator[Finding]:
+    try:
+        loaded = load_folder(settings.agents_dir)
+    except ConfigurationError as error:
+        yield Finding(
+            verdict="fail", about="agents", what=str(error), advice="`wakeloop init` writes a first one"
+        )
+        return
+    names = ", ".join(agent.name for agent in loaded.agents)
+    yield Finding(
+        verdict="ok" if loaded.agents else "warn",
+        about="agents",
+        what=names or f"there is none in {settings.agents_dir}",
+        advice="" if loaded.agents else "`wakeloop init` writes a first one",
+    )
+    for problem in loaded.problems:
+        yield Finding(
+            verdict="fail",
+            about="agents",
+            what=str(problem),
+            advice="correct the file; the others work without it",
+        )
+
+
+def _channels(settings: Settings) -> Iterator[tuple[Finding, str, Channel | None]]:
+    """Each channel that is set up or that somebody has an address on, and its adapter if it can be made."""
+    points = {point.name: point for point in entry_points(group=CHANNELS_GROUP)}
+    wanted = set(settings.channels)
+    wanted.update(name for contact in settings.contacts.values() for name in contact.addresses)
+    for name in sorted(wanted):
+        if name not in points:
+            what = f"there is no adapter; installed are: {', '.join(sorted(points))}"
+            yield Finding(verdict="fail", about=f"channel {name}", what=what), name, None
+            continue
+        url = f"{settings.public_url}/webhooks/{name}" if settings.public_url else None
+        try:
+            adapter = (
+                points[name]
+                .load()
+                .from_settings(settings.channel_section(name), ChannelServices(webhook_url=url))
+            )
+        except ConfigurationError as error:
+            yield Finding(verdict="fail", about=f"channel {name}", what=str(error)), name, None
+            continue
+        told = f"set up, webhook {url}" if url and name != "console" else "set up"
+        yield Finding(verdict="ok", about=f"channel {name}", what=told), name, adapter
+
+
+def _contacts(settings: Settings, channels: dict[str, Channel]) -> Iterator[Finding]:
+    if not settings.contacts:
+        yield Finding(
+            verdict="warn",
+            about="contacts",
+            what="there is nobody to ask",
+            advice="add [contacts.…] to wakeloop.toml",
+        )
+    for id, contact in settings.contacts.items():
+        known = {name: address for name, address in contact.addresses.items() if name in channels}
+        if not contact.addresses:
+            yield Finding(
+                verdict="warn",
+                about=f"contact {id}",
+                what="has no address",
+                advice=f"add one to [contacts.{id}]",
+            )
+            continue
+        try:
+            People({id: contact}).normalized({name: channels[name].normalize for name in known})
+        except ConfigurationError as error:
+            yield Finding(verdict="fail", about=f"contact {id}", what=str(error))
+            continue
+        yield Finding(verdict="ok", about=f"contact {id}", what=f"by {', '.join(contact.addresses)}")
+
+
+def _public_url(settings: Settings, channels: dict[str, Channel]) -> Iterator[Finding]:
+    """Webhooks need a way in, and providers want HTTPS."""
+    callers = sorted(name for name, one in channels.items() if one.capabilities.inbound and name != "console")
+    if not callers:
+        return
+    if settings.public_url is None:
+        yield Finding(
+            verdict="warn",
+            about="public_url",
+            what=f"is not set: replies by {', '.join(callers)} cannot come in",
+            advice='set public_url = "https://…" in wakeloop.toml to where providers reach the web process',
+        )
+        return
+    parts = urlsplit(settings.public_url)
+    safe = parts.scheme == "https"
+    yield Finding(
+        verdict="ok" if safe else "warn",
+        about="public_url",
+        what=settings.public_url,
+        advice="" if safe else "use https:// for real providers: most refuse anything else",
+    )

@@ -1,0 +1,115 @@
+"""`wakeloop inbox`: everything that wants a human."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from wakeloop.cli.base import Config, Json, chosen, console, opened, print_json, say, status_text, table
+from wakeloop.cli.look import run_data
+from wakeloop.cli.words import short_id
+from wakeloop.status import PARKED_RUN
+from wakeloop.store import queries
+from wakeloop.terminal import moment, short
+from wakeloop.views import message_view, request_view, run_view
+
+
+def inbox(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many of each kind.")] = 20,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Open questions, failed and stuck runs, messages that reached nobody, and messages that nobody takes."""
+    choices = chosen(ctx, config, json)
+    with opened(choices) as (_, database):
+        with database.read() as connection:
+            questions = queries.list_requests(connection, status="open", limit=limit)
+            parked = queries.list_runs(connection, statuses=PARKED_RUN, limit=limit)
+            undelivered = queries.failed_deliveries(connection, limit=limit)
+            unrouted = queries.unrouted(connection, limit=limit)
+        now = database.now()
+    if choices.json:
+        print_json(
+            {
+                "questions": [request_view(row) for row in questions],
+                "runs": [run_data(row) for row in parked],
+                "undelivered": [
+                    {"message": message_view(row), "status": row.status, "error": row.error} for row in undelivered
+                ],
+                "unrouted": [
+                    {"channel": row.channel, "contact": row.contact, "address": row.address, "text": row.text,
+                     "outcome": row.outcome, "at": row.at}
+                    for row in unrouted
+                ],
+            }
+        )  # fmt: skip
+        return
+    parts = [
+        ("open questions", _questions(questions, now), "answer as a contact with `wakeloop reply CONTACT CODE TEXT`"),
+        ("failed and stuck runs", _runs(parked, now), "`wakeloop runs show RUN`, then `wakeloop retry|restart|cancel RUN`"),
+        ("messages that reached nobody", _undelivered(undelivered, now), "correct the contact's addresses, or the channel"),
+        ("messages that nobody takes", _unrouted(unrouted, now), "make the sender a contact, or an agent listen: on_message()"),
+    ]  # fmt: skip
+    if not any(shown.row_count for _, shown, _ in parts):
+        say(("✓ ", "green"), "nothing wants a human")
+    for title, shown, advice in parts:
+        if shown.row_count:
+            say((title, "bold"), ("   ", ""), (advice, "dim"))
+            console().print(shown)
+            say("")
+
+
+def _questions(rows: list[Any], now: Any) -> Table:
+    shown = table("code", "to", "since", "until", "session", "question")
+    for row in rows:
+        shown.add_row(
+            Text(row.code, style="bold yellow"),
+            row.contact,
+            moment(row.created_at, now),
+            moment(row.expires_at, now) if row.expires_at else "",
+            f"{row.agent}/{row.key}",
+            short(row.text, 200),
+        )
+    return shown
+
+
+def _runs(rows: list[Any], now: Any) -> Table:
+    shown = table("run", "session", "status", "since", "reason")
+    for row in rows:
+        run = run_view(row, None)
+        since = run.ended_at or run.created_at
+        shown.add_row(
+            Text(short_id(run.id), style="bold"),
+            f"{run.agent}/{run.key}",
+            status_text(run.status),
+            moment(since, now),
+            short(run.error or "", 200),
+        )
+    return shown
+
+
+def _undelivered(rows: list[Any], now: Any) -> Table:
+    shown = table("at", "to", "by", "status", "text", "reason")
+    for row in rows:
+        shown.add_row(
+            moment(row.at, now),
+            row.contact,
+            row.channel,
+            status_text(row.status),
+            short(row.text, 60),
+            row.error or "",
+        )
+    return shown
+
+
+def _unrouted(rows: list[Any], now: Any) -> Table:
+    shown = table("at", "from", "by", "what became of it", "text")
+    for row in rows:
+        shown.add_row(
+            moment(row.at, now), row.contact or row.address, row.channel, row.outcome, short(row.text, 200)
+        )
+    return shown
