@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from wakeloop.engine.execution import Execution, Operation
 from wakeloop.engine.failures import Failure
-from wakeloop.engine.journal import Record, Wait
+from wakeloop.engine.journal import Record, Rewind, Wait
 from wakeloop.status import RunStatus
 from wakeloop.steps import Step
 from wakeloop.store.records import RunRow
@@ -20,13 +20,12 @@ StepKey = tuple[int, int, UUID, int]
 
 
 class RunError(BaseModel):
-    """Why a run is parked: the failure, where in the journal it came from, and what its last stretch did to the
-    session's state, which a retry takes back first if nobody has changed it since."""
+    """Why a run is parked: the failure, where a retry takes up again, and the session's state when it failed: what the
+    run did to it since there is taken back by the retry, if nobody has changed it after that."""
 
     failure: Failure
-    origin: int | None = None
-    state_before: str | None = None
-    state_after: str | None = None
+    rewind: Rewind | None = None
+    state: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

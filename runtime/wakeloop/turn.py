@@ -526,7 +526,6 @@ class Turn:
             self._changes.is_dirty = True
         run.records.extend(records)
         run.set(applied=execution.applied, waits=None)
-        before = execution.state_before
         if execution.state_changed:
             self.state = execution.state_text
             execution.state_before = execution.state_text
@@ -543,12 +542,7 @@ class Turn:
         if execution.outcome is not None:
             outcome = execution.outcome
             if outcome.failure is not None:
-                error = RunError(
-                    failure=outcome.failure,
-                    origin=outcome.origin,
-                    state_before=before if before != self.state else None,
-                    state_after=self.state if before != self.state else None,
-                )
+                error = RunError(failure=outcome.failure, rewind=outcome.rewind, state=self.state)
                 self._end(run, RunStatus(outcome.status), error=error)
             else:
                 self._end(run, RunStatus(outcome.status), result=outcome.result)

@@ -17,7 +17,7 @@ from wakeloop.engine.commands import Command, Wakeup
 from wakeloop.engine.context import Context
 from wakeloop.engine.failures import Failure, describe, rebuild
 from wakeloop.engine.guard import inside_handler
-from wakeloop.engine.journal import DELIVERED, DONE, Kind, Record, Wait, title
+from wakeloop.engine.journal import DELIVERED, DONE, Kind, Record, Rewind, Wait, title
 from wakeloop.engine.loop import DeterministicLoop
 from wakeloop.engine.values import JSON_CODEC, Codec, codec_for, result_codec
 from wakeloop.errors import NonDeterminismError, WakeloopError
@@ -92,12 +92,23 @@ class StepCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a handler ended. `origin` is the journal position of the recorded failure that ended it, if one did."""
+    """How a handler ended. `rewind`: where a retry of one that failed takes up again."""
 
     status: str
     result: str | None = None
     failure: Failure | None = None
-    origin: int | None = None
+    rewind: Rewind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Where a stretch began: its position, the operations issued before it, the session's state, and whether others
+    had changed that."""
+
+    seq: int
+    ops: int
+    state: str | None
+    by_others: bool
 
 
 class UnknownOutcome(WakeloopError):
@@ -156,6 +167,11 @@ class Execution:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[Any] | None = None
         self._undelivered: list[Record] = []
+        self._stretches: list[Stretch] = []
+        self._delivered = [record for record in journal if record.kind in DELIVERED]
+        self._failed_ops = {
+            record.seq: record.op for record in journal if not record.ok and record.kind in DONE
+        }
         self._states = {int(record.name): record.value for record in journal if record.kind is Kind.STATE}
         self._state_codec = codec_for(agent.state) if agent.state is not None else None
 
@@ -381,6 +397,10 @@ class Execution:
             seq=self._seq, op=op, kind=kind, name=name, ok=ok, value=value, at=max(self.now, at or self.now)
         )
         self.records.append(record)
+        if kind in DELIVERED:
+            self._delivered.append(record)
+        elif kind in DONE and not ok:
+            self._failed_ops[record.seq] = op
         return record
 
     def _apply(self, record: Record, state: str | None) -> None:
@@ -466,9 +486,35 @@ class Execution:
                 )
                 self.outcome = Outcome(status="completed", result=text)
             except WakeloopError as refusal:
-                self.outcome = Outcome(status="failed", failure=describe(refusal))
+                self.outcome = Outcome(status="failed", failure=describe(refusal), rewind=self._rewind(None))
         else:
-            self.outcome = Outcome(status="failed", failure=describe(error), origin=_origin(error))
+            self.outcome = Outcome(
+                status="failed", failure=describe(error), rewind=self._rewind(_origin(error))
+            )
+
+    def _rewind(self, origin: int | None) -> Rewind:
+        """Where a retry takes up again: at the recorded failure that ended the handler, if nothing that came of it since
+        would be lost by that; else at the last stretch."""
+        at, forget = self._stretch_of(origin)
+        if at is None or any(
+            record.ok and record.op > self._stretches[at].ops and record.kind is not Kind.TIMER
+            for record in self._delivered
+        ):
+            at, forget = len(self._stretches) - 1, False
+        since = self._stretches[at:]
+        state = None if any(stretch.by_others for stretch in since[1:]) else since[0].state
+        return Rewind(begin=since[0].seq, ops=since[0].ops, forget=forget, state=state)
+
+    def _stretch_of(self, origin: int | None) -> tuple[int | None, bool]:
+        """The stretch to begin again with for a recorded failure, and whether it is that failure itself."""
+        for record in self._delivered:
+            if record.seq == origin and record.kind is Kind.STEP:
+                found = [index for index, stretch in enumerate(self._stretches) if stretch.seq == origin]
+                return (found[0], True) if found else (None, False)
+        op = self._failed_ops.get(origin or 0)
+        if op is None:
+            return None, False
+        return max(index for index, stretch in enumerate(self._stretches) if stretch.ops < op), False
 
     def _check_waits(self, recorded: tuple[Wait, ...]) -> None:
         before = [(wait.op, wait.kind, wait.name) for wait in recorded]
@@ -506,6 +552,7 @@ class Execution:
         if not self._replaying:
             self.applied = seq
         if self._state_codec is None or self.agent.state is None:
+            self._stretches.append(Stretch(seq, self._ops, None, False))
             return
         if self._replaying:
             text = self._states.get(seq)
@@ -518,6 +565,7 @@ class Execution:
         if text is not None:
             self._refresh(text)
         self.state_before = self.state_text
+        self._stretches.append(Stretch(seq, self._ops, self.state_text, text is not None))
 
     def _refresh(self, text: str) -> None:
         """Make the state what others left, in place, so that references which the handler holds see it too."""

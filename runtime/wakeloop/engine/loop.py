@@ -84,7 +84,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 if coroutine is not None:
                     try:
                         coroutine.close()
-                    except Exception:  # noqa: BLE001
+                    except Exception:
                         pass  # its cleanup awaited, or asked for something: nobody is listening any more
         finally:
             self._ready.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,8 @@ from sqlalchemy.engine import Connection
 from wakeloop.engine.journal import Record
 from wakeloop.status import RunStatus
 from wakeloop.store.schema import journal, runs, sessions
+
+_CHUNK = 500
 
 
 def lock(connection: Connection, session_id: int) -> sa.Row[Any]:
@@ -28,9 +31,11 @@ def close(connection: Connection, run_id: UUID, *, now: datetime) -> None:
     )
 
 
-def truncate(connection: Connection, run_id: UUID, seq: int) -> None:
-    """Take back what a run's journal holds after a position, and the state it noted for what came next."""
-    connection.execute(sa.delete(journal).where(journal.c.run_id == run_id, journal.c.seq > seq))
+def take_back(connection: Connection, run_id: UUID, positions: Sequence[int]) -> None:
+    """Take these lines out of a run's journal."""
+    for start in range(0, len(positions), _CHUNK):
+        chunk = positions[start : start + _CHUNK]
+        connection.execute(sa.delete(journal).where(journal.c.run_id == run_id, journal.c.seq.in_(chunk)))
 
 
 def append(connection: Connection, run_id: UUID, record: Record) -> None:
