@@ -1,0 +1,621 @@
+"""What may wake an agent: schedules, messages and signals, checked where they are written.
+
+`cron`, `every`, `at`, `on_message` and `on_signal` are what an author calls. Whatever is wrong with their
+arguments raises `ConfigurationError` at the definition, never at three in the morning. When a schedule comes
+due is worked out in `wakeloop.calendar`; here is what it says.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import string
+import zoneinfo
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar
+from zoneinfo import ZoneInfo
+
+from croniter import CroniterBadDateError, CroniterError, croniter
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from wakeloop.errors import ConfigurationError, WakeloopError
+from wakeloop.events import Message, Signal
+
+Misfire = Literal["fire_once", "skip", "fire_all"]
+"""What becomes of occurrences that came due while nothing was running."""
+
+Overlap = Literal["skip", "buffer_one", "buffer_all", "cancel_other", "allow"]
+"""What an occurrence does while the previous run is still open."""
+
+Gap = Literal["shift", "skip"]
+"""What a wall-clock time does on a day that does not have it."""
+
+Fold = Literal["first", "second", "both"]
+"""Which one is meant on a day that has a wall-clock time twice."""
+
+MISFIRE_GRACE = timedelta(seconds=60)
+"""How late an occurrence may be and still count as punctual."""
+
+
+# Schedules
+
+
+class _Schedule(BaseModel, frozen=True, extra="forbid", strict=True):
+    jitter: timedelta | None = None
+    misfire: Misfire = "fire_once"
+    catchup: timedelta | None = timedelta(days=1)
+    overlap: Overlap = "skip"
+
+    @model_validator(mode="after")
+    def _check_policies(self) -> _Schedule:
+        if self.jitter is not None and self.jitter < timedelta(0):
+            raise ConfigurationError(f"jitter is {self.jitter}: it only delays, so it cannot be negative")
+        if self.catchup is not None and self.catchup < MISFIRE_GRACE:
+            raise ConfigurationError(
+                f"catchup is {self.catchup}, shorter than the {MISFIRE_GRACE.seconds} s by which a punctual "
+                f'occurrence may be late: nothing would ever fire; to run nothing late, say misfire="skip"'
+            )
+        return self
+
+
+class Cron(_Schedule, frozen=True):
+    """Wall-clock times in a zone, as a cron expression. An instance is always valid: see `cron`."""
+
+    kind: Literal["cron"] = "cron"
+    expr: str
+    tz: str = "UTC"
+    gap: Gap = "shift"
+    fold: Fold = "first"
+
+    @field_validator("expr", mode="before")
+    @classmethod
+    def _check_expr(cls, expr: object) -> str:
+        if not isinstance(expr, str):
+            raise ConfigurationError(
+                f"cron {expr!r}: the expression is a {type(expr).__name__}; "
+                'give a string such as "0 9 * * MON-FRI"'
+            )
+        parse_expression(expr)
+        return " ".join(expr.split())
+
+    @field_validator("tz", mode="before")
+    @classmethod
+    def _check_tz(cls, tz: object) -> str:
+        return _check_zone(tz)
+
+    @model_validator(mode="after")
+    def _check_jitter(self) -> Cron:
+        spacing = parse_expression(self.expr).spacing()
+        if self.jitter is not None and spacing is not None and self.jitter > spacing:
+            raise ConfigurationError(
+                f"cron {self.expr!r}: jitter is {self.jitter}, longer than the {spacing} between two of its "
+                "occurrences; use at most that, or they would run into each other"
+            )
+        return self
+
+
+class Every(_Schedule, frozen=True):
+    """A fixed interval of elapsed time, counted from when the schedule was registered. See `every`."""
+
+    kind: Literal["every"] = "every"
+    interval: timedelta
+
+    @model_validator(mode="after")
+    def _check_interval(self) -> Every:
+        if self.interval <= timedelta(0):
+            raise ConfigurationError(f"every {self.interval}: the interval must be longer than nothing")
+        if self.jitter is not None and self.jitter > self.interval:
+            raise ConfigurationError(
+                f"every {self.interval}: jitter is {self.jitter}; use at most the interval, or the "
+                "occurrences would run into each other"
+            )
+        return self
+
+
+class At(_Schedule, frozen=True):
+    """One instant, kept in UTC. See `at`."""
+
+    kind: Literal["at"] = "at"
+    catchup: timedelta | None = None
+    overlap: Overlap = "buffer_all"
+    when: datetime
+
+    @field_validator("when")
+    @classmethod
+    def _check_when(cls, when: datetime) -> datetime:
+        if when.tzinfo is None:
+            raise ConfigurationError(
+                f"at {when.isoformat()}: the time has no zone; use ctx.now(), or give it a tzinfo such as "
+                'ZoneInfo("Europe/Paris")'
+            )
+        return when.astimezone(UTC)
+
+
+Schedule = Cron | Every | At
+_SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Annotated[Schedule, Field(discriminator="kind")])
+
+
+def dump_schedule(schedule: Schedule) -> str:
+    """The schedule as JSON text, with every field: a later change of a default changes nothing stored."""
+    return schedule.model_dump_json()
+
+
+def load_schedule(text: str | bytes) -> Schedule:
+    """The schedule that `dump_schedule` wrote.
+
+    Raises ValueError if the text is not a schedule's, ConfigurationError if it cannot be followed any more (a
+    zone that this machine does not know, say).
+    """
+    return _SCHEDULE.validate_json(text)
+
+
+def cron(
+    expr: str,
+    *,
+    tz: str = "UTC",
+    jitter: timedelta | None = None,
+    misfire: Misfire = "fire_once",
+    catchup: timedelta | None = timedelta(days=1),
+    overlap: Overlap = "skip",
+    gap: Gap = "shift",
+    fold: Fold = "first",
+) -> Cron:
+    """Wake at the wall-clock times that a cron expression names.
+
+    expr: minute, hour, day of month, month, day of week and, if there is a sixth field, second. Names (`MON`,
+        `JAN`), lists, ranges and steps; `L` for the last day of the month, `L5` for its last Friday, `FRI#2`
+        for its second; or one of `@hourly @daily @midnight @weekly @monthly @yearly @annually`. If both day
+        fields are given, a day that fits either one fits. 0 and 7 are Sunday.
+    tz: the IANA zone in which those are wall-clock times.
+    jitter: each occurrence is delayed by less than this, by an amount fixed by the schedule and the
+        occurrence.
+    misfire, catchup: what becomes of occurrences missed while nothing was running; those that are late by
+        more than `catchup` are skipped, None means however late.
+    overlap: what an occurrence does while the previous run is still open.
+    gap, fold: what an occurrence does on a day that lacks its wall-clock time, or has it twice. They do not
+        apply if the expression names all 24 hours: such a schedule runs on elapsed time.
+        docs/daylight-saving.md has the contract.
+
+    Raises ConfigurationError that says which field is wrong, why and what to do; also for what croniter would
+    take but read as something else than it says (`59/15`, `5-1`, `13 * FRI#2`), or differently on each
+    machine (`H`).
+    """
+    policies = {"jitter": jitter, "misfire": misfire, "catchup": catchup, "overlap": overlap}
+    return _define(Cron, expr=expr, tz=tz, gap=gap, fold=fold, **policies)
+
+
+def every(
+    interval: timedelta,
+    *,
+    jitter: timedelta | None = None,
+    misfire: Misfire = "fire_once",
+    catchup: timedelta | None = timedelta(days=1),
+    overlap: Overlap = "skip",
+) -> Every:
+    """Wake again and again, `interval` of elapsed time apart, first one interval after it is registered.
+
+    A change of the clocks neither shortens nor lengthens an interval. The other arguments are those of
+    `cron`. Raises ConfigurationError.
+    """
+    return _define(Every, interval=interval, jitter=jitter, misfire=misfire, catchup=catchup, overlap=overlap)
+
+
+def at(
+    when: datetime,
+    *,
+    jitter: timedelta | None = None,
+    misfire: Misfire = "fire_once",
+    catchup: timedelta | None = None,
+    overlap: Overlap = "buffer_all",
+) -> At:
+    """Wake once, at an aware datetime: for agents that schedule themselves.
+
+    There is no next occurrence to make up for this one. So by default it is never given up, however late it
+    is and whatever run is open. The other arguments are those of `cron`. Raises ConfigurationError.
+    """
+    return _define(At, when=when, jitter=jitter, misfire=misfire, catchup=catchup, overlap=overlap)
+
+
+_S = TypeVar("_S", Cron, Every, At)
+
+
+def _define(model: type[_S], **fields: Any) -> _S:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        kind = model.model_fields["kind"].default
+        raise ConfigurationError(f"{kind}: {name} is {first['input']!r}: {first['msg']}") from error
+
+
+def _check_zone(tz: object) -> str:
+    if isinstance(tz, str):
+        try:
+            return ZoneInfo(tz).key
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            near = _near_zones(tz)
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else "use an IANA name such as Europe/Paris, or UTC"
+            )
+    else:
+        hint = f"it is a {type(tz).__name__}; give an IANA name as a string, such as Europe/Paris"
+    raise ConfigurationError(f"tz {tz!r} is not a time zone that this machine knows: {hint}")
+
+
+def _near_zones(tz: str) -> list[str]:
+    names = {name.casefold(): name for name in sorted(zoneinfo.available_timezones())}
+    wanted = "_".join(tz.casefold().split())
+    cities = [name for folded, name in names.items() if folded == wanted or folded.endswith(f"/{wanted}")]
+    return cities[:2] or [names[near] for near in difflib.get_close_matches(wanted, names, n=2, cutoff=0.8)]
+
+
+# Cron expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """What a cron expression says, in naive wall-clock terms: on some dates, at some times of day.
+
+    The times of day are every combination of `hours`, `minutes` and `seconds`, each sorted. `dates` are the
+    three day fields, for croniter, the authority on them.
+    """
+
+    dates: str
+    every_date: bool
+    hours: tuple[int, ...]
+    minutes: tuple[int, ...]
+    seconds: tuple[int, ...]
+
+    @property
+    def every_hour(self) -> bool:
+        """Whether all 24 hours are named: then it runs on elapsed time, and neither gap nor fold applies."""
+        return len(self.hours) == 24
+
+    def first_date(self, day: date) -> date | None:
+        """The first matching date that is not before `day`; None if there is none within 50 years."""
+        return day if self.every_date else _first_date(self.dates, day)
+
+    def spacing(self) -> timedelta | None:
+        """The least time between two occurrences on the wall clock; None if that is left to the dates."""
+        steps: list[int] = []
+        span = 0  # from the first to the last combination of the units so far
+        for unit, values in ((1, self.seconds), (60, self.minutes), (3600, self.hours)):
+            steps += ((later - earlier) * unit - span for earlier, later in pairwise(values))
+            span += (values[-1] - values[0]) * unit
+        if self.every_date:
+            steps.append(24 * 3600 - span)
+        return timedelta(seconds=min(steps)) if steps else None
+
+
+@lru_cache(maxsize=16384)
+def _first_date(dates: str, day: date) -> date | None:
+    just_before = datetime.combine(day, time()) - timedelta(seconds=1)
+    try:
+        found: datetime = croniter(f"0 0 {dates}", just_before, ret_type=datetime).get_next()
+    except CroniterBadDateError:
+        return None
+    return found.date()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the fields of a cron expression."""
+
+    name: str
+    low: int
+    high: int
+    names: tuple[str, ...] = ()
+
+    def value(self, text: str) -> int | None:
+        if text.upper() in self.names:
+            return self.names.index(text.upper()) + self.low
+        if re.fullmatch(r"[0-9]{1,4}", text) and self.low <= int(text) <= self.high:
+            return int(text)
+        return None
+
+    def problem(self, element: str) -> str | None:
+        """Why an element of the field's list is refused, and what to write instead; None if it is good."""
+        if element == "*":
+            return None
+        if re.fullmatch(r"[hr](\(.*\))?(/.*)?", element, re.IGNORECASE):
+            return "is hashed or random: give a value, and use jitter= to spread the load"
+        if self.name == "day of month" and re.search("[LW]", element, re.IGNORECASE):
+            return (
+                None
+                if element in ("L", "l")
+                else "is not supported: there is only L, the last day of the month"
+            )
+        if self.name == "day of week" and "#" in element:
+            nth = re.fullmatch("(.+)#[1-5]", element)
+            return None if nth and self.value(nth[1]) is not None else "is wrong: FRI#2 is the second Friday"
+        if self.name == "day of week" and "L" in element.upper():
+            return None if re.fullmatch("[Ll][0-7]", element) else "is wrong: L5 is the last Friday"
+        return self._range_problem(element)
+
+    def _range_problem(self, element: str) -> str | None:
+        span, slash, step = element.partition("/")
+        low, dash, high = span.partition("-")
+        top = 6 if self.name == "day of week" else self.high
+        first, last = (self.low, top) if span == "*" else (self.value(low), self.value(high) if dash else top)
+        if first is None or last is None:
+            return f"is not {self._values()}"
+        if dash and self.name == "day of week" and high.upper() == "SUN" and first > 0:
+            last = 7
+        if dash and first == last:
+            return f"is a range of one: write {low}"
+        if dash and first > last:
+            return f"runs backwards: write {low}-{top},{self.low}-{high}"
+        if not slash:
+            return None
+        if not re.fullmatch(r"[0-9]{1,4}", step) or int(step) == 0:
+            return f"has the step {step!r}: give a whole number from 1"
+        if first + int(step) > last:
+            return f"never takes its step and would only mean {first}: write {first}, or a smaller step"
+        return None
+
+    def _values(self) -> str:
+        named = f" or a name from {self.names[0]} to {self.names[-1]}" if self.names else ""
+        return f"a number from {self.low} to {self.high}{named}"
+
+
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_PARTS = (
+    _Part("minute", 0, 59),
+    _Part("hour", 0, 23),
+    _Part("day of month", 1, 31),
+    _Part("month", 1, 12, _MONTHS),
+    _Part("day of week", 0, 7, _WEEKDAYS),
+    _Part("second", 0, 59),
+)
+_ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+
+
+@lru_cache(maxsize=4096)
+def parse_expression(expr: str) -> Expression:
+    """What a cron expression says. Raises ConfigurationError: see `cron`."""
+    fields = _ALIASES.get(expr.strip().lower(), expr).split()
+    if fields and fields[0].startswith("@"):
+        raise ConfigurationError(
+            f"cron {expr!r}: there is no such alias; use one of {' '.join(_ALIASES)}, or every(...)"
+        )
+    if len(fields) not in (5, 6):
+        raise ConfigurationError(
+            f"cron {expr!r}: the number of fields is {len(fields)}; give five, which are minute, hour, day "
+            "of month, month and day of week, or six, of which the last is second"
+        )
+    _check_fields(expr, fields)
+    fields[2], fields[4] = ("*" if days == "?" else days for days in (fields[2], fields[4]))
+    try:
+        expanded, _ = croniter.expand(" ".join(fields))
+    except CroniterError as error:
+        raise ConfigurationError(f"cron {expr!r}: {error}") from error
+
+    def times(index: int) -> tuple[int, ...]:
+        values = tuple(value for value in expanded[index] if isinstance(value, int))
+        return tuple(range(_PARTS[index].high + 1)) if "*" in expanded[index] else values
+
+    found = Expression(
+        dates=" ".join(fields[2:5]),
+        every_date=all(days[0] == "*" for days in expanded[2:5]),
+        hours=times(1),
+        minutes=times(0),
+        seconds=times(5) if len(fields) == 6 else (0,),
+    )
+    if found.first_date(date(2000, 1, 1)) is None:
+        raise ConfigurationError(
+            f"cron {expr!r}: never happens: no month {fields[3]!r} has a day of month {fields[2]!r}"
+            f"{'' if fields[4] == '*' else f' that is also a day of week {fields[4]!r}'}; change one of them"
+        )
+    return found
+
+
+def _check_fields(expr: str, fields: list[str]) -> None:
+    hint = " (of six fields, the second is the last)" if len(fields) == 6 else ""
+    for part, text in zip(_PARTS, fields, strict=False):
+        if text == "?" and part.name.startswith("day"):
+            continue
+        for element in text.split(","):
+            if problem := part.problem(element):
+                raise ConfigurationError(f"cron {expr!r}: {part.name} {element!r} {problem}{hint}")
+    day_of_month, day_of_week = fields[2], fields[4]
+    counted = [re.fullmatch(r".*#.*|L.", element, re.IGNORECASE) for element in day_of_week.split(",")]
+    if any(counted) and not all(counted):
+        raise ConfigurationError(
+            f"cron {expr!r}: day of week {day_of_week!r} mixes weekdays of the month (FRI#2, L5) with "
+            "others; use two schedules"
+        )
+    if any(counted) and day_of_month not in ("*", "?"):
+        raise ConfigurationError(
+            f"cron {expr!r}: day of month {day_of_month!r} cannot be combined with the day of week "
+            f"{day_of_week!r}; use two schedules, or * for one of them"
+        )
+
+
+# Messages and signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnMessage:
+    """Messages from known people. See `on_message`."""
+
+    channel: frozenset[str] | None = None
+    contact: frozenset[str] | None = None
+    key: str | Callable[[Message], str] | None = None
+
+    def fits(self, message: Message) -> bool:
+        """Whether the message wakes the agent. One whose sender is no contact never does."""
+        return (
+            message.from_ is not None
+            and (self.channel is None or message.channel in self.channel)
+            and (self.contact is None or message.from_ in self.contact)
+        )
+
+    def session_key(self, message: Message) -> str:
+        """Which session a message that fits belongs to. Raises WakeloopError if `key` does not tell."""
+        if isinstance(self.key, str):
+            return self.key
+        key = message.from_ if self.key is None else self.key(message)
+        return _session_key(key, f"message {message.id}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnSignal:
+    """Signals of one type, or of a family of types. See `on_signal`."""
+
+    type: str
+    match: Mapping[str, JsonValue] | Callable[[Signal], bool] | None = field(default=None, hash=False)
+    key: str | Callable[[Signal], str] | None = None
+
+    def fits(self, signal: Signal) -> bool:
+        """Whether the signal wakes the agent. What a callable `match` raises is passed on."""
+        if not fnmatchcase(signal.type, self.type):
+            return False
+        if self.match is None:
+            return True
+        if isinstance(self.match, Mapping):
+            data = signal.data if isinstance(signal.data, dict) else {}
+            return all(name in data and data[name] == value for name, value in self.match.items())
+        return bool(self.match(signal))
+
+    def session_key(self, signal: Signal) -> str:
+        """Which session a signal that fits belongs to.
+
+        Raises WakeloopError if the signal lacks a field that the key needs, or the key is no non-empty
+        string.
+        """
+        if self.key is None:
+            return "default"
+        if not isinstance(self.key, str):
+            return _session_key(self.key(signal), f"signal {signal.id}")
+        if "{" not in self.key:
+            return self.key
+        data = signal.data if isinstance(signal.data, dict) else {}
+        fields = {name: data.get(name) for name in _placeholders(self.key)}
+        for name, value in fields.items():
+            if value is None or isinstance(value, dict | list):
+                raise WakeloopError(
+                    f"signal {signal.id} of type {signal.type} has {value!r} for {name!r}, which the session "
+                    f"key {self.key!r} needs: send text or a number there, or narrow the trigger with match=",
+                    signal=signal.id,
+                    field=name,
+                )
+        return _session_key(self.key.format(**fields), f"signal {signal.id}")
+
+
+Trigger = Schedule | OnMessage | OnSignal
+
+
+def on_message(
+    channel: str | Collection[str] | None = None,
+    contact: str | Collection[str] | None = None,
+    key: str | Callable[[Message], str] | None = None,
+) -> OnMessage:
+    """Wake on a message that answers no request and belongs to no other session.
+
+    channel, contact: a name, several, or None for any: the channel that it came by, the contact who sent it.
+    key: the session it goes to: the contact's own (None), a fixed one, or what a function of the message
+        gives.
+
+    Raises ConfigurationError.
+    """
+    if not (key is None or callable(key) or (isinstance(key, str) and key)):
+        raise ConfigurationError(
+            f"on_message: key is {key!r}; give None, a non-empty string, or a function of the message"
+        )
+    return OnMessage(channel=_names("channel", channel), contact=_names("contact", contact), key=key)
+
+
+def on_signal(
+    type: str,
+    match: Mapping[str, JsonValue] | Callable[[Signal], bool] | None = None,
+    key: str | Callable[[Signal], str] | None = None,
+) -> OnSignal:
+    """Wake on a signal.
+
+    type: its exact type, or a pattern such as `invoice.*` (`*` matches any text, dots too).
+    match: top-level fields of its data with the values that they must have, or a function of the signal.
+    key: the session it goes to: `default` (None), a fixed one, one with fields of the data filled in
+        (`"customer-{customer_id}"`), or what a function of the signal returns.
+
+    Raises ConfigurationError.
+    """
+    if not isinstance(type, str) or not type:
+        raise ConfigurationError(
+            f'on_signal: type is {type!r}; give a signal\'s type such as "invoice.paid", or "invoice.*"'
+        )
+    if isinstance(match, Mapping):
+        match = dict(match)
+    elif match is not None and not callable(match):
+        raise ConfigurationError(
+            f"on_signal {type!r}: match is {match!r}; give a dict of fields, or a function of the signal"
+        )
+    if isinstance(key, str) and key:
+        _placeholders(key)
+    elif key is not None and not callable(key):
+        raise ConfigurationError(
+            f"on_signal {type!r}: key is {key!r}; give a non-empty string, or a function of the signal"
+        )
+    return OnSignal(type=type, match=match, key=key)
+
+
+def _names(what: str, given: str | Collection[str] | None) -> frozenset[str] | None:
+    if given is None:
+        return None
+    names = (
+        frozenset((given,))
+        if isinstance(given, str) or not isinstance(given, Collection)
+        else frozenset(given)
+    )
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigurationError(
+            f"on_message: {what} is {given!r}; give a name, a collection of names, or None for any"
+        )
+    return names
+
+
+@lru_cache(maxsize=1024)
+def _placeholders(key: str) -> tuple[str, ...]:
+    if "{" not in key:
+        return ()
+    try:
+        parsed = [part[1:] for part in string.Formatter().parse(key) if part[1] is not None]
+    except ValueError as error:
+        raise ConfigurationError(f"on_signal: key {key!r}: {error}") from error
+    for name, spec, conversion in parsed:
+        if not name or not name.isidentifier() or spec or conversion:
+            raise ConfigurationError(
+                f"on_signal: key {key!r}: between the braces goes the name of a top-level field of the "
+                "data and nothing else; for more, give a function of the signal"
+            )
+    return tuple(name for name, _, _ in parsed if name)
+
+
+def _session_key(key: object, of: str) -> str:
+    if isinstance(key, str) and key:
+        return key
+    raise WakeloopError(f"the session key for {of} is {key!r}; it must be a non-empty string", key=key)
