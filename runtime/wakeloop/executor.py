@@ -22,7 +22,7 @@ from wakeloop import crashpoints, progress
 from wakeloop.errors import NotFound
 from wakeloop.logs import get_logger
 from wakeloop.step_runner import Key, StepRunner
-from wakeloop.store import schedules, turns
+from wakeloop.store import leases, schedules, turns
 from wakeloop.store.database import Database, is_outage
 from wakeloop.store.records import Committed, SessionCommit, SessionRow
 from wakeloop.turn import TAKEOVERS_BEFORE_PARKING, Turn
@@ -155,7 +155,7 @@ class Executor:
         self.drop()
         if left:
             with contextlib.suppress(DBAPIError), self._database.begin() as connection:
-                turns.hand_back(connection, left, owner=self.owner, now=self._database.now())
+                leases.hand_back(connection, left, owner=self.owner, now=self._database.now())
 
     def drop(self) -> None:
         """Lose everything in memory. The store knows what to do about it."""
@@ -281,8 +281,8 @@ class Executor:
         self, commits: list[SessionCommit], asked: list[int], poked: set[int], now: datetime
     ) -> tuple[list[Committed], _Loaded]:
         with self._database.begin() as connection:
-            results = turns.commit(self._database, connection, commits, now=now)
-            claimed = turns.claim(connection, asked, owner=self.owner, now=now, until=now + self._lease)
+            results = turns.commit(connection, commits, now=now, also=asked)
+            claimed = leases.claim(connection, asked, owner=self.owner, now=now, until=now + self._lease)
             arrived = {result.session_id for result in results if result.arrived and not result.fenced}
             looked = (arrived | poked) & self._turns.keys()
             loaded = self._load(connection, claimed, looked, now)
@@ -331,7 +331,7 @@ class Executor:
         for id in loaded.claimed.keys() - loaded.turns.keys():
             log.error("claimed a session of an agent that is not known here", session=loaded.claimed[id].name)
             with self._database.begin() as connection:
-                turns.hand_back(connection, [id], owner=self.owner, now=now + self._lease)
+                leases.hand_back(connection, [id], owner=self.owner, now=now + self._lease)
             self._settle(id)
         for id, row in loaded.reloaded.items():
             turn = self._turns.get(id)
@@ -443,7 +443,7 @@ class Executor:
             try:
                 with self._database.begin() as connection:
                     until = self._database.now() + self._lease
-                    arrivals = turns.extend(connection, list(held), owner=self.owner, until=until)
+                    arrivals = leases.extend(connection, list(held), owner=self.owner, until=until)
             except DBAPIError as error:
                 log.warning("leases could not be extended", error=str(error.orig))
                 continue

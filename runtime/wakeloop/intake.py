@@ -88,8 +88,8 @@ class Intake:
         )
 
         def work(connection: Connection, now: datetime) -> None:
-            known = inbox.ensure_sessions(self._database, connection, [(agent, key)], now=now)
-            queued = inbox.queue_runs(self._database, connection, [run], known, now=now)
+            known = inbox.ensure_sessions(connection, [(agent, key)], now=now)
+            queued = inbox.queue_runs(connection, [run], known, now=now)
             inbox.touch(connection, queued, now=now)
 
         self._transact(work)
@@ -122,8 +122,8 @@ class Intake:
     def _post(self, posts: list[Post]) -> None:
         def work(connection: Connection, now: datetime) -> None:
             names = {(post.agent, post.key) for post in posts}
-            known = inbox.ensure_sessions(self._database, connection, names, now=now)
-            inbox.touch(connection, inbox.post(self._database, connection, posts, known, now=now), now=now)
+            known = inbox.ensure_sessions(connection, names, now=now)
+            inbox.touch(connection, inbox.post(connection, posts, known, now=now), now=now)
 
         self._transact(work)
 
@@ -190,7 +190,6 @@ class Intake:
 
         def work(connection: Connection, now: datetime) -> str:
             id = received.record(
-                self._database,
                 connection,
                 channel=channel,
                 provider_id=incoming.provider_id,
@@ -321,7 +320,7 @@ class _Routing:
                 return "nobody takes it; answered"
             return "nobody takes it; kept"
         agent, key = candidates[0]
-        known = inbox.ensure_sessions(self._intake._database, self._connection, [(agent, key)], now=self._now)
+        known = inbox.ensure_sessions(self._connection, [(agent, key)], now=self._now)
         self._keep(contact, known[agent, key])
         row = _Session(id=known[agent, key], agent=agent, key=key)
         self._deliver(row, "message", dump_event(message))
@@ -337,7 +336,7 @@ class _Routing:
             target=target,
         )
         known = {(session.agent, session.key): session.id}
-        arrived = inbox.post(self._intake._database, self._connection, [post], known, now=self._now)
+        arrived = inbox.post(self._connection, [post], known, now=self._now)
         inbox.touch(self._connection, arrived, now=self._now)
 
     def _opt(self) -> bool:

@@ -62,7 +62,7 @@ class Operations:
             now = self._database.now()
             known = {(row.agent, row.key): row.session_id}
             inbox.touch(
-                connection, inbox.queue_runs(self._database, connection, [run], known, now=now), now=now
+                connection, inbox.queue_runs(connection, [run], known, now=now), now=now
             )
         self._intake.nudge()
         return run.id

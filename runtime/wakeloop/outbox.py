@@ -95,7 +95,7 @@ class Outbox:
         channel = self._channels.get(row.channel)
         if channel is None:
             return _Sent(status=DeliveryStatus.FAILED, error=f"channel {row.channel} is not set up")
-        if self._is_opted_out(row):
+        if row.opted_out:
             return _Sent(status=DeliveryStatus.FAILED, error="the person asked not to be written to")
         message = Outgoing(
             key=str(row.id),
@@ -140,8 +140,6 @@ class Outbox:
                     sent.error,
                     sent.receipt.provider_id if sent.receipt else None,
                 )
-                if provider_id is not None and outbox.is_recorded(connection, row.channel, provider_id):
-                    provider_id = None
                 due = None if sent.again is None else now + timedelta(seconds=sent.again)
                 written = outbox.record(
                     connection,
@@ -202,11 +200,7 @@ class Outbox:
             target=request.run_id,
         )
         known = {(session.agent, session.key): session.id}
-        inbox.touch(connection, inbox.post(self._database, connection, [post], known, now=now), now=now)
-
-    def _is_opted_out(self, row: Any) -> bool:
-        with self._database.read() as connection:
-            return outbox.opted_out(connection, row.channel, row.address)
+        inbox.touch(connection, inbox.post(connection, [post], known, now=now), now=now)
 
     def _known(self, row: Any, since: datetime) -> frozenset[str]:
         with self._database.read() as connection:

@@ -17,7 +17,7 @@ from wakeloop import calendar, crashpoints
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
 from wakeloop.logs import get_logger
-from wakeloop.store import outbox, schedules, turns
+from wakeloop.store import due, leases, outbox, schedules
 from wakeloop.store.database import Database
 from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
 from wakeloop.store.records import NewRun
@@ -66,7 +66,7 @@ class Timers:
         with self._database.begin() as connection:
             now = self._database.now()
             names = {(agent.name, "default") for agent in self._world.registry.agents if agent.schedules}
-            known = ensure_sessions(self._database, connection, names, now=now)
+            known = ensure_sessions(connection, names, now=now)
             for agent in self._world.registry.agents:
                 session = known.get((agent.name, "default"))
                 if session is None:
@@ -89,9 +89,9 @@ class Timers:
             if row is not None and row.nominal is not None:
                 continue
             nominal = calendar.next_after(schedule, now, anchor=now)
-            due = calendar.jittered(schedule, ref, nominal) if nominal is not None else None
+            due_at = calendar.jittered(schedule, ref, nominal) if nominal is not None else None
             if row is not None:
-                moved.append({"id": row.id, "nominal": nominal, "due_at": due})
+                moved.append({"id": row.id, "nominal": nominal, "due_at": due_at})
                 continue
             new.append(
                 {
@@ -102,27 +102,31 @@ class Timers:
                     "spec": dump_schedule(schedule),
                     "anchor": now,
                     "nominal": nominal,
-                    "due_at": due,
+                    "due_at": due_at,
                 }
             )
-        schedules.add(self._database, connection, new)
+        schedules.add(connection, new)
         schedules.move(connection, moved)
         schedules.end(connection, [row.id for ref, row in present.items() if ref not in refs and row.nominal])
 
     def sweep(self) -> Swept:
-        """Claim what is due now, at most a batch of each kind."""
+        """Claim what is due now, at most a batch of each kind. With nothing due, nothing is locked."""
         agents = self._world.registry.names
+        with self._database.read() as connection:
+            found = due.look(connection, now=self._database.now())
+        if found.is_empty:
+            return Swept(turns=[], deliveries=[], next_due=found.next)
         with self._database.begin() as connection:
             now = self._database.now()
-            fired = self._fire(connection, agents, now)
-        with self._database.begin() as connection:
-            now = self._database.now()
-            due = turns.claim_due(connection, now=now, agents=agents, limit=BATCH)
-            deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
-            full = BATCH in (len(due), len(deliveries), fired)
-            next_due = now if full else _next_due(connection, now)
+            fired = self._fire(connection, agents, now) if found.schedules else 0
+            ready = []
+            if found.sessions or fired:
+                ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
+            deliveries = outbox.claim_due(connection, now=now, limit=BATCH) if found.deliveries else []
+        # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
+        next_due = now if fired or ready or deliveries else found.next
         crashpoints.reach("timers.claimed")
-        return Swept(turns=self._messages(due), deliveries=[str(id) for id in deliveries], next_due=next_due)
+        return Swept(turns=self._messages(ready), deliveries=[str(id) for id in deliveries], next_due=next_due)
 
     def _fire(self, connection: Connection, agents: Sequence[str], now: datetime) -> int:
         rows = schedules.claim_due(connection, now=now, agents=agents, limit=BATCH)
@@ -134,11 +138,11 @@ class Timers:
                 schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
             )
             new.extend(self._runs_of(row, schedule, plan, now))
-            due = calendar.jittered(schedule, row.ref, plan.next) if plan.next is not None else None
-            moved.append({"id": row.id, "nominal": plan.next, "due_at": due})
+            next_at = calendar.jittered(schedule, row.ref, plan.next) if plan.next is not None else None
+            moved.append({"id": row.id, "nominal": plan.next, "due_at": next_at})
         schedules.move(connection, moved)
         known = {(row.agent, row.key): row.session_id for row in rows}
-        touch(connection, queue_runs(self._database, connection, new, known, now=now), now=now)
+        touch(connection, queue_runs(connection, new, known, now=now), now=now)
         return len(rows)
 
     def _runs_of(self, row: Any, schedule: Schedule, plan: calendar.Plan, now: datetime) -> list[NewRun]:
@@ -176,18 +180,18 @@ class Timers:
     def next_due(self) -> datetime | None:
         """When the next thing is due, of what is not due yet."""
         with self._database.read() as connection:
-            return _next_due(connection, self._database.now())
+            return due.look(connection, now=self._database.now()).next
 
     def recover(self) -> None:
         """Take up at once whatever a predecessor of this process had in hand. Only for a process that is alone."""
         with self._database.begin() as connection:
             now = self._database.now()
-            turns.recover(connection, now=now)
+            leases.recover(connection, now=now)
             outbox.recover(connection, now=now)
 
-    def _messages(self, due: Sequence[tuple[int, str, str]]) -> list[TurnMessage]:
+    def _messages(self, ready: Sequence[tuple[int, str, str]]) -> list[TurnMessage]:
         by_agent: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for id, agent, key in due:
+        for id, agent, key in ready:
             by_agent[agent].append((id, f"{agent}/{key}"))
         messages = []
         for agent, found in by_agent.items():
@@ -204,11 +208,6 @@ class Timers:
                     )
                 )
         return messages
-
-
-def _next_due(connection: Connection, now: datetime) -> datetime | None:
-    dues = [part.next_due(connection, after=now) for part in (turns, outbox, schedules)]
-    return min((due for due in dues if due is not None), default=None)
 
 
 class TimerThread:

@@ -248,9 +248,9 @@ class Turn:
                     "wake_at": execution.next_due() if commit.release else None,
                 }
                 run.set(**facts)
-                if waits != run.waits:
-                    run.waits = waits
+                if receivers(waits) != receivers(run.waits):
                     commit.receivers[run.id] = receivers(waits)
+                run.waits = waits
             if run.is_new:
                 commit.new_runs.append(run.row)
                 run.is_new = False

@@ -24,7 +24,8 @@ from wakeloop.errors import ConfigurationError, SchemaMismatch
 from wakeloop.people import People
 from wakeloop.registry import load_folder
 from wakeloop.settings import Settings, load_settings
-from wakeloop.store.database import Database, head
+from wakeloop.store.database import Database
+from wakeloop.store.migration import head
 from wakeloop.terminal import duration
 from wakeloop.wiring import CHANNELS_GROUP
 

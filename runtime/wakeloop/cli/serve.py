@@ -9,7 +9,8 @@ import typer
 from wakeloop.cli.base import Config, Json, chosen, print_json, say
 from wakeloop.errors import SchemaMismatch
 from wakeloop.settings import load_settings
-from wakeloop.store.database import Database, head
+from wakeloop.store.database import Database
+from wakeloop.store.migration import head
 from wakeloop.terminal import error_console, log_to
 
 Host = Annotated[str | None, typer.Option("--host", help="The address to listen on.")]

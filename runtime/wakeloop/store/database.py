@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from wakeloop.clock import Clock, OffsetClock, SystemClock
-from wakeloop.errors import ConfigurationError, SchemaMismatch
+from wakeloop.errors import ConfigurationError
+from wakeloop.store import migration
 
 T = TypeVar("T")
 
 LEARN_TIME_SECONDS = 5.0
 BUSY_TIMEOUT_SECONDS = 30
+_NEVER = float("-inf")
+
+_SQLITE_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
+    }
+)  # fmt: skip
+_POSTGRES_OUTAGES = frozenset({"08", "40", "53", "57", "58"})
+"""Classes of SQLSTATE: connection, rollback (deadlock), resources (disk full, connections), shutdown, system."""
+_POSTGRES_BUSY = frozenset({"25006", "55P03"})
+"""Read-only, as a server is that is about to be replaced; a lock that was not to be had in time."""
 
 
 class Database:
@@ -39,7 +49,7 @@ class Database:
         """Raises ConfigurationError for a URL that names no database wakeloop works with. Connects to nothing yet."""
         self.url = _read_url(url)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
-        self._learned = -LEARN_TIME_SECONDS
+        self._learned = _NEVER
         self._follow: OffsetClock | None = None
         if clock is None and self.is_postgres:
             clock = self._follow = OffsetClock()
@@ -62,17 +72,26 @@ class Database:
             options |= {"pool_size": pool_size, "max_overflow": pool_size}
         engine = sa.create_engine(self.url, **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
 
     @property
     def clock(self) -> Clock:
-        """The database's clock, as last learned. On PostgreSQL it is learned again every few seconds of use."""
+        """The database's clock, as last learned. On PostgreSQL it is learned again every few seconds of use, and after
+        every new connection; while the server is away, time goes on from the last lesson."""
         if self._follow is not None and time.monotonic() - self._learned > LEARN_TIME_SECONDS:
-            with self.engine.connect() as connection:
-                self._follow.learn(connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one())
-            self._learned = time.monotonic()
+            self._learn(self._follow)
         return self._clock
+
+    def _learn(self, clock: OffsetClock) -> None:
+        never = self._learned == _NEVER
+        self._learned = time.monotonic()  # before the question, so that other threads do not ask it too
+        try:
+            with self.engine.connect() as connection:
+                clock.learn(connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one())
+        except SQLAlchemyError as error:
+            if never or not is_outage(error):
+                self._learned = _NEVER
+                raise
 
     def use_clock(self, clock: Clock) -> None:
         """Go by another clock from now on."""
@@ -87,15 +106,17 @@ class Database:
     def begin(self) -> Iterator[Connection]:
         """A writing transaction: committed at the end of the block, rolled back by an exception."""
         with self.engine.begin() as connection:
+            if not self.is_postgres:
+                _begin_sqlite(connection, "BEGIN IMMEDIATE")
             yield connection
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A reading transaction, which waits for no writer."""
-        with self.engine.connect() as connection:
-            reading = connection.execution_options(wakeloop_read=True)
-            with reading.begin():
-                yield reading
+        with self.engine.begin() as connection:
+            if not self.is_postgres:
+                _begin_sqlite(connection, "BEGIN")
+            yield connection
 
     def retrying(
         self, work: Callable[[], T], *, seconds: float, stop: Callable[[], bool] = lambda: False
@@ -115,10 +136,6 @@ class Database:
             time.sleep(wait)
             wait = min(wait * 2, 1.0)
 
-    def insert(self, table: sa.Table) -> Any:
-        """An INSERT that can say what to do on a conflict."""
-        return postgresql.insert(table) if self.is_postgres else sqlite.insert(table)
-
     def close(self) -> None:
         """Let go of every connection."""
         self.engine.dispose()
@@ -126,13 +143,11 @@ class Database:
     # ------------------------------------------------------------------ schema
 
     def upgrade(self) -> None:
-        """Bring the schema to this version's. Raises SchemaMismatch if it is newer than the code."""
+        """Bring the schema to this version's. Raises SchemaMismatch if it is newer than the code, ConfigurationError if
+        the database cannot be used at all."""
         try:
-            with self.engine.begin() as connection:
-                self._refuse_newer(connection)
-                config = _alembic()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+            with self.begin() as connection:
+                migration.upgrade(connection, self.name)
         except DBAPIError as error:
             raise self.explain(error) from error
 
@@ -141,27 +156,13 @@ class Database:
         cannot be used at all."""
         try:
             with self.read() as connection:
-                self._refuse_newer(connection)
-                if self.revision(connection) != head():
-                    raise SchemaMismatch(
-                        f"the schema of {self.name} is at {self.revision(connection) or 'nothing yet'}, this version of "
-                        f"wakeloop needs {head()}: run `wakeloop db upgrade`"
-                    )
+                migration.check(connection, self.name)
         except DBAPIError as error:
             raise self.explain(error) from error
 
     def revision(self, connection: Connection) -> str | None:
         """The schema's revision, or None if it has none."""
-        return MigrationContext.configure(connection).get_current_revision()
-
-    def _refuse_newer(self, connection: Connection) -> None:
-        present = self.revision(connection)
-        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
-        if present is not None and present not in known:
-            raise SchemaMismatch(
-                f"the schema of {self.name} is at {present}, which is newer than this version of wakeloop knows "
-                f"({head()}): upgrade wakeloop, or restore the database from before"
-            )
+        return migration.revision(connection)
 
     @property
     def name(self) -> str:
@@ -179,23 +180,20 @@ class Database:
 
 def is_outage(error: SQLAlchemyError) -> bool:
     """Whether an error means that the database was away or busy, so that the same may succeed later."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
         return True
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        # The driver calls a missing table and a full disk by one class; the low byte is the primary result code.
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES
+    if isinstance(cause, psycopg.Error):
+        state = cause.sqlstate
+        if state is None:
+            return isinstance(cause, psycopg.OperationalError)  # from the client itself: no connection
+        return state[:2] in _POSTGRES_OUTAGES or state in _POSTGRES_BUSY
     return isinstance(error, OperationalError)
-
-
-def head() -> str:
-    """The schema revision that this version of the code works with."""
-    revision = ScriptDirectory.from_config(_alembic()).get_current_head()
-    assert revision is not None
-    return revision
-
-
-def _alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    return config
 
 
 def _read_url(text: str) -> URL:
@@ -216,7 +214,7 @@ def _read_url(text: str) -> URL:
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # the "begin" event below opens transactions, not the driver
+    connection.isolation_level = None  # transactions are begun by Database, not by the driver
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
@@ -224,6 +222,10 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
     cursor.close()
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    reading = connection.get_execution_options().get("wakeloop_read", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+def _begin_sqlite(connection: Connection, statement: str) -> None:
+    # Straight to the driver: a listener on the engine would slow down every statement.
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        driver.execute(statement)
+    except sqlite3.OperationalError as error:
+        raise OperationalError(statement, None, error) from error

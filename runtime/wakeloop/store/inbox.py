@@ -5,75 +5,123 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.status import RunStatus
-from wakeloop.store.database import Database
+from wakeloop.store.batches import Insert, Taking, among, arrays, is_postgres
 from wakeloop.store.records import NewRun, Post
 from wakeloop.store.schema import Instant, inbox, runs, sessions
 
-_CHUNK = 500
+_NAMES = arrays(sessions, ("agent", "key"))
+_FIND_SESSIONS = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).join(
+    _NAMES, sa.and_(sessions.c.agent == _NAMES.c.agent, sessions.c.key == _NAMES.c.key)
+)
+_FIND_SESSION = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(
+    sessions.c.agent == sa.bindparam("agent"), sessions.c.key == sa.bindparam("key")
+)
+_INSERT_SESSIONS = Insert(
+    sessions, ("agent", "key", "created_at"), new_only=True, returning=("id", "agent", "key")
+)
+_POST = Insert(
+    inbox, ("session_id", "kind", "target", "dedupe", "body", "arrived_at"), new_only=True, returning=("session_id",)
+)  # fmt: skip
+_QUEUE_RUNS = Insert(
+    runs,
+    (
+        "id", "session_id", "event", "created_at", "status", "schedule_id", "nominal", "skipped", "skip_count",
+        "ended_at", "parent_id", "parent_session_id",
+    ),
+    new_only=True,
+    returning=("session_id", "status"),
+)  # fmt: skip
+
+_NOW = sa.bindparam("now", type_=Instant())
+_IS_ASLEEP = sa.and_(
+    sessions.c.owner.is_(None), sa.or_(sessions.c.due_at.is_(None), sessions.c.due_at > _NOW)
+)
+_TOUCH = Taking(
+    sessions,
+    sa.select(sessions.c.id).where(among(sessions.c.id, "ids")).order_by(sessions.c.id),
+    {"arrivals": sessions.c.arrivals + 1, "due_at": sa.case((_IS_ASLEEP, _NOW), else_=sessions.c.due_at)},
+)
 
 
 def ensure_sessions(
-    database: Database, connection: Connection, names: Collection[tuple[str, str]], *, now: datetime
+    connection: Connection, names: Collection[tuple[str, str]], *, now: datetime
 ) -> dict[tuple[str, str], int]:
-    """The ids of these sessions, by (agent, key); those that are not there yet are made."""
+    """The ids of these sessions, by (agent, key); those that are not there yet are made, each once."""
     ordered = sorted(names)
     if not ordered:
         return {}
     found = _find_sessions(connection, ordered)
     missing = [name for name in ordered if name not in found]
     if missing:
-        connection.execute(
-            database.insert(sessions).on_conflict_do_nothing(index_elements=["agent", "key"]),
-            [{"agent": agent, "key": key, "created_at": now} for agent, key in missing],
-        )
-        found |= _find_sessions(connection, missing)
+        rows = [{"agent": agent, "key": key, "created_at": now} for agent, key in missing]
+        found |= {(row.agent, row.key): row.id for row in _INSERT_SESSIONS(connection, rows)}
+        beaten = [name for name in missing if name not in found]
+        found |= _find_sessions(connection, beaten)
     return found
 
 
 def _find_sessions(connection: Connection, names: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
-    for start in range(0, len(names), _CHUNK):
-        statement = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(
-            sa.tuple_(sessions.c.agent, sessions.c.key).in_(names[start : start + _CHUNK])
-        )
-        found |= {(row.agent, row.key): row.id for row in connection.execute(statement)}
-    return found
+    if not names:
+        return {}
+    if is_postgres(connection) and len(names) > 1:
+        lists = {"new_agent": [agent for agent, _ in names], "new_key": [key for _, key in names]}
+        found = list(connection.execute(_FIND_SESSIONS, lists))
+    else:
+        found = [
+            row
+            for agent, key in names
+            for row in connection.execute(_FIND_SESSION, {"agent": agent, "key": key})
+        ]
+    return {(row.agent, row.key): row.id for row in found}
+
+
+def find_session(connection: Connection, agent: str, key: str) -> int | None:
+    """The id of a session, if it is there."""
+    return connection.execute(_FIND_SESSION, {"agent": agent, "key": key}).scalar()
 
 
 def post(
-    database: Database, connection: Connection, posts: Sequence[Post], known: dict[tuple[str, str], int], *,
-    now: datetime,
-) -> set[int]:  # fmt: skip
+    connection: Connection, posts: Sequence[Post], known: dict[tuple[str, str], int], *, now: datetime
+) -> set[int]:
     """Put these into their sessions' inboxes; the sessions that got something new. What is there already stays."""
-    if not posts:
-        return set()
-    arrived: set[int] = set()
-    for one in posts:
-        statement = (
-            database.insert(inbox)
-            .values(
-                session_id=known[one.agent, one.key], kind=one.kind, target=one.target, dedupe=one.dedupe,
-                body=one.body, arrived_at=now,
-            )
-            .on_conflict_do_nothing(index_elements=["session_id", "dedupe"])
-            .returning(inbox.c.session_id)
-        )  # fmt: skip
-        arrived.update(connection.execute(statement).scalars())
-    return arrived
+    rows: list[dict[str, Any]] = [
+        {
+            "session_id": known[one.agent, one.key], "kind": one.kind, "target": one.target, "dedupe": one.dedupe,
+            "body": one.body, "arrived_at": now,
+        }
+        for one in posts
+    ]  # fmt: skip
+    # In one order everywhere: two transactions with the same items wait for each other's unique keys.
+    rows.sort(key=lambda row: (row["session_id"], row["dedupe"]))
+    return {row.session_id for row in _POST(connection, rows)}
+
+
+def answer(
+    connection: Connection, answers: Sequence[tuple[int, UUID, UUID, str]], *, now: datetime
+) -> set[int]:
+    """Tell the parents of runs what these came to, once per run: (parent's session, parent, run, body); the sessions
+    that got something new."""
+    rows = [
+        {
+            "session_id": session, "kind": "child", "target": parent, "dedupe": f"child:{run}", "body": body,
+            "arrived_at": now,
+        }
+        for session, parent, run, body in answers
+    ]  # fmt: skip
+    return {row.session_id for row in _POST(connection, rows)}
 
 
 def queue_runs(
-    database: Database, connection: Connection, new: Sequence[NewRun], known: dict[tuple[str, str], int], *,
-    now: datetime,
-) -> set[int]:  # fmt: skip
-    """Queue these runs, or record them as skipped; the sessions that got one to run. What is there already stays."""
-    if not new:
-        return set()
+    connection: Connection, new: Sequence[NewRun], known: dict[tuple[str, str], int], *, now: datetime
+) -> set[int]:
+    """Queue these runs, or record them as skipped, once per id and per (schedule, nominal); the sessions that got one
+    to run. What is there already stays."""
     rows: list[dict[str, Any]] = [
         {
             "id": run.id, "session_id": known[run.agent, run.key], "event": run.event, "created_at": now,
@@ -84,28 +132,10 @@ def queue_runs(
         }
         for run in new
     ]  # fmt: skip
-    connection.execute(database.insert(runs).on_conflict_do_nothing(), rows)
-    return {known[run.agent, run.key] for run in new if not run.skipped}
+    return {row.session_id for row in _QUEUE_RUNS(connection, rows) if row.status == RunStatus.QUEUED}
 
 
 def touch(connection: Connection, session_ids: Collection[int], *, now: datetime) -> None:
     """Note that something arrived for these sessions: each is due now, or its holder finds out before it lets go."""
     if session_ids:
-        free = sa.and_(
-            sessions.c.owner.is_(None), sa.or_(sessions.c.due_at.is_(None), sessions.c.due_at > now)
-        )
-        connection.execute(
-            sa.update(sessions)
-            .where(sessions.c.id.in_(sorted(session_ids)))
-            .values(
-                arrivals=sessions.c.arrivals + 1,
-                due_at=sa.case((free, sa.literal(now, Instant())), else_=sessions.c.due_at),
-            )
-        )
-
-
-def find_session(connection: Connection, agent: str, key: str) -> int | None:
-    """The id of a session, if it is there."""
-    return connection.execute(
-        sa.select(sessions.c.id).where(sessions.c.agent == agent, sessions.c.key == key)
-    ).scalar()
+        _TOUCH(connection, {"ids": sorted(session_ids), "now": now})

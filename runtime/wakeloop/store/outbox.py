@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,49 +12,175 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.channel import DeliveryStatus
 from wakeloop.status import DELIVERY_TRANSITIONS
+from wakeloop.store.batches import Insert, Taking, among
+from wakeloop.store.leases import redispatch_at, redispatch_times
 from wakeloop.store.records import NewMessage
-from wakeloop.store.schema import deliveries, messages, opt_outs
+from wakeloop.store.schema import Instant, deliveries, messages, opt_outs
 
-REDISPATCH_SECONDS = 10
-REDISPATCH_DOUBLINGS = 5
+_NOW = sa.bindparam("now", type_=Instant())
+_UNTIL = sa.bindparam("until", type_=Instant())
+_WORKER = sa.bindparam("worker", type_=sa.Text())
+_TO_BE_MADE: list[sa.ColumnElement[str]] = [
+    sa.literal_column(f"'{status}'")
+    for status in (DeliveryStatus.PENDING, DeliveryStatus.SENDING, DeliveryStatus.UNKNOWN)
+]
+
+_INSERT_MESSAGES = Insert(
+    messages,
+    (
+        "id", "session_id", "run_id", "request_id", "inbound", "contact", "channel", "via", "subject", "text", "at",
+    ),
+)  # fmt: skip
+_INSERT_DELIVERIES = Insert(
+    deliveries,
+    ("id", "message_id", "contact", "channel", "address", "status", "due_at", "created_at", "updated_at"),
+)
+_CLAIM_DUE = Taking(
+    deliveries,
+    sa.select(deliveries.c.id)
+    .where(deliveries.c.due_at <= _NOW)
+    .order_by(deliveries.c.due_at)
+    .limit(sa.bindparam("most", type_=sa.Integer())),
+    {"due_at": redispatch_at(deliveries), "dispatches": deliveries.c.dispatches + 1, "owner": None},
+    returning=(deliveries.c.id,),
+    skip_locked=True,
+)
+_RECOVER = Taking(
+    deliveries,
+    sa.select(deliveries.c.id)
+    .where(sa.or_(deliveries.c.owner.is_not(None), deliveries.c.dispatches > 0))
+    .order_by(deliveries.c.id),
+    {"due_at": _NOW, "dispatches": 0, "owner": None},
+)
+_LOAD_CLAIMED = (
+    sa.select(
+        deliveries, messages.c.text, messages.c.subject, messages.c.via, messages.c.session_id, messages.c.request_id,
+        messages.c.run_id, opt_outs.c.at.is_not(None).label("opted_out"),
+    )
+    .join(messages, messages.c.id == deliveries.c.message_id)
+    .outerjoin(
+        opt_outs, sa.and_(opt_outs.c.channel == deliveries.c.channel, opt_outs.c.address == deliveries.c.address)
+    )
+    .where(
+        among(deliveries.c.id, "ids"),
+        deliveries.c.status.in_(_TO_BE_MADE),
+        deliveries.c.owner.is_(None),
+        sa.or_(deliveries.c.dispatches > 0, deliveries.c.due_at <= _NOW),
+    )
+    .order_by(deliveries.c.id)
+    .with_for_update(of=deliveries, skip_locked=True, key_share=True)
+)  # fmt: skip
+_CLAIM = (
+    sa.update(deliveries)
+    .where(among(deliveries.c.id, "ids"))
+    .values(
+        owner=_WORKER, due_at=_UNTIL, dispatches=0, updated_at=_NOW, tries=deliveries.c.tries + 1,
+        status=str(DeliveryStatus.SENDING),
+        claimed_at=sa.case(
+            (deliveries.c.status == sa.literal_column(f"'{DeliveryStatus.PENDING}'"), _NOW),
+            else_=deliveries.c.claimed_at,
+        ),
+    )
+)  # fmt: skip
+_others = deliveries.alias("others")
+_PROVIDER_ID = sa.bindparam("new_provider_id", type_=sa.Text())
+_IS_KNOWN = sa.exists().where(
+    _others.c.channel == deliveries.c.channel, _others.c.provider_id == _PROVIDER_ID
+)
+_RECORD = (
+    sa.update(deliveries)
+    .where(deliveries.c.id == sa.bindparam("delivery"), deliveries.c.owner == _WORKER)
+    .values(
+        status=sa.bindparam("new_status", type_=sa.Text()),
+        due_at=sa.bindparam("again", type_=Instant()),
+        owner=None,
+        updated_at=_NOW,
+        error=sa.bindparam("new_error", type_=sa.Text()),
+        provider_id=sa.case(
+            (sa.or_(_PROVIDER_ID.is_(None), _IS_KNOWN), deliveries.c.provider_id), else_=_PROVIDER_ID
+        ),
+    )
+)
+_OF_PROVIDER = sa.and_(
+    deliveries.c.channel == sa.bindparam("channel"), deliveries.c.provider_id == sa.bindparam("provider_id")
+)
+_LOCK_REPORTED = sa.select(deliveries).where(_OF_PROVIDER).with_for_update(key_share=True)
+_UPDATE_STATUS = (
+    sa.update(deliveries)
+    .where(deliveries.c.id == sa.bindparam("delivery"))
+    .values(
+        status=sa.bindparam("new_status"), error=sa.bindparam("new_error"), updated_at=_NOW, due_at=None, owner=None
+    )
+)  # fmt: skip
+_IS_RECORDED = sa.select(deliveries.c.id).where(_OF_PROVIDER)
+_PROVIDER_IDS = (
+    sa.select(deliveries.c.provider_id)
+    .join(messages, messages.c.id == deliveries.c.message_id)
+    .where(
+        messages.c.contact == sa.bindparam("contact"), deliveries.c.channel == sa.bindparam("channel"),
+        deliveries.c.updated_at >= sa.bindparam("since", type_=Instant()), deliveries.c.provider_id.is_not(None),
+    )
+)  # fmt: skip
+_TRIED_CHANNELS = sa.select(deliveries.c.channel).where(deliveries.c.message_id == sa.bindparam("message"))
+_SET_CHANNEL = (
+    sa.update(messages)
+    .where(messages.c.id == sa.bindparam("message"))
+    .values(channel=sa.bindparam("new_channel"))
+)
+_OF_ADDRESS = sa.and_(
+    opt_outs.c.channel == sa.bindparam("of_channel"), opt_outs.c.address == sa.bindparam("of_address")
+)
+_OPTED_OUT = sa.select(opt_outs.c.at).where(_OF_ADDRESS)
+_OPT_IN = sa.delete(opt_outs).where(_OF_ADDRESS)
+_OPT_OUT = Insert(opt_outs, ("channel", "address", "at"), new_only=True)
 
 
 def put(
     connection: Connection, session_id: int | None, new: Sequence[NewMessage], codes: Mapping[UUID, str | None], *,
     now: datetime,
 ) -> None:  # fmt: skip
-    """Record messages to be sent, each with its first delivery, due now.
+    """Record messages of one session, or of none, to be sent: see `put_all`."""
+    put_all(connection, [(session_id, one) for one in new], codes, now=now)
+
+
+def put_all(
+    connection: Connection, new: Sequence[tuple[int | None, NewMessage]], codes: Mapping[UUID, str | None], *,
+    now: datetime,
+) -> None:  # fmt: skip
+    """Record messages of sessions to be sent, each with its first delivery, due now.
 
     A question whose request has to be told apart from others carries its code."""
-    for one in new:
+    said = []
+    for session_id, one in new:
         code = codes.get(one.request_id) if one.request_id is not None else None
-        text = f"{one.text}\n(Reply {code} and your answer.)" if code else one.text
-        connection.execute(
-            sa.insert(messages).values(
-                id=one.id, session_id=session_id, run_id=one.run_id, request_id=one.request_id, inbound=False,
-                contact=one.contact, channel=one.channel, via=one.via, subject=one.subject, text=text, at=now,
-            )
+        said.append(
+            {
+                "id": one.id, "session_id": session_id, "run_id": one.run_id, "request_id": one.request_id,
+                "inbound": False, "contact": one.contact, "channel": one.channel, "via": one.via,
+                "subject": one.subject, "at": now,
+                "text": f"{one.text}\n(Reply {code} and your answer.)" if code else one.text,
+            }
         )  # fmt: skip
-        add_delivery(connection, one.id, one.id, one.contact, one.channel, one.address, now=now)
+    _INSERT_MESSAGES(connection, said)
+    _INSERT_DELIVERIES(
+        connection, [_delivery(one.id, one.id, one.contact, one.channel, one.address, now) for _, one in new]
+    )
 
 
 def add_delivery(
-    connection: Connection,
-    id: UUID,
-    message_id: UUID,
-    contact: str,
-    channel: str,
-    address: str,
-    *,
-    now: datetime,
-) -> None:
+    connection: Connection, id: UUID, message_id: UUID, contact: str, channel: str, address: str, *, now: datetime
+) -> None:  # fmt: skip
     """Record that a message is to be sent through a channel, due now."""
-    connection.execute(
-        sa.insert(deliveries).values(
-            id=id, message_id=message_id, contact=contact, channel=channel, address=address,
-            status=str(DeliveryStatus.PENDING), due_at=now, created_at=now, updated_at=now,
-        )
-    )  # fmt: skip
+    _INSERT_DELIVERIES(connection, [_delivery(id, message_id, contact, channel, address, now)])
+
+
+def _delivery(
+    id: UUID, message_id: UUID, contact: str, channel: str, address: str, now: datetime
+) -> dict[str, Any]:
+    return {
+        "id": id, "message_id": message_id, "contact": contact, "channel": channel, "address": address,
+        "status": str(DeliveryStatus.PENDING), "due_at": now, "created_at": now, "updated_at": now,
+    }  # fmt: skip
 
 
 def claim_due(connection: Connection, *, now: datetime, limit: int) -> list[UUID]:
@@ -62,41 +188,13 @@ def claim_due(connection: Connection, *, now: datetime, limit: int) -> list[UUID
 
     What is due: one to be sent or tried again, one whose sender's lease ran out, or an earlier dispatch that no worker
     took up."""
-    due = (
-        sa.select(deliveries.c.id, deliveries.c.dispatches)
-        .where(deliveries.c.due_at <= now)
-        .order_by(deliveries.c.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    rows = connection.execute(due).all()
-    for row in rows:
-        wait = REDISPATCH_SECONDS * 2 ** min(row.dispatches, REDISPATCH_DOUBLINGS)
-        connection.execute(
-            sa.update(deliveries)
-            .where(deliveries.c.id == row.id)
-            .values(due_at=now + timedelta(seconds=wait), dispatches=deliveries.c.dispatches + 1, owner=None)
-        )
-    return [row.id for row in rows]
-
-
-def next_due(connection: Connection, *, after: datetime) -> datetime | None:
-    """When the next delivery is due, of those that are not due yet."""
-    return connection.execute(
-        sa.select(deliveries.c.due_at)
-        .where(deliveries.c.due_at > after)
-        .order_by(deliveries.c.due_at)
-        .limit(1)
-    ).scalar()
+    rows = _CLAIM_DUE(connection, {"now": now, "most": limit, **redispatch_times(now)})
+    return sorted(row.id for row in rows)
 
 
 def recover(connection: Connection, *, now: datetime) -> None:
-    """Make due now whatever a sender had claimed or a broker was handed: see `turns.recover`."""
-    connection.execute(
-        sa.update(deliveries)
-        .where(sa.or_(deliveries.c.owner.is_not(None), deliveries.c.dispatches > 0))
-        .values(due_at=now, dispatches=0, owner=None)
-    )
+    """Make due now whatever a sender had claimed or a broker was handed: see `leases.recover`."""
+    _RECOVER(connection, {"now": now})
 
 
 def claim(
@@ -105,131 +203,76 @@ def claim(
     """Take those of these deliveries that are still to be made and nobody else is making, until `until`.
 
     Gives each with its message as it was *before*: status `sending` or `unknown` means that an earlier sender did not
-    get to record what came of it, from `claimed_at` on."""
-    open_statuses = [str(DeliveryStatus.PENDING), str(DeliveryStatus.SENDING), str(DeliveryStatus.UNKNOWN)]
-    statement = (
-        sa.select(
-            deliveries, messages.c.text, messages.c.subject, messages.c.via, messages.c.session_id,
-            messages.c.request_id, messages.c.run_id,
+    get to record what came of it, from `claimed_at` on. `opted_out`: the person asked not to be written to."""
+    if not ids:
+        return []
+    rows = list(connection.execute(_LOAD_CLAIMED, {"ids": sorted(ids), "now": now}))
+    if rows:
+        connection.execute(
+            _CLAIM, {"ids": [row.id for row in rows], "worker": owner, "now": now, "until": until}
         )
-        .join(messages, messages.c.id == deliveries.c.message_id)
-        .where(
-            deliveries.c.id.in_(sorted(ids)),
-            deliveries.c.status.in_(open_statuses),
-            deliveries.c.owner.is_(None),
-            sa.or_(deliveries.c.dispatches > 0, deliveries.c.due_at <= now),
-        )
-        .order_by(deliveries.c.id)
-        .with_for_update(of=deliveries, skip_locked=True)
-    )  # fmt: skip
-    rows = connection.execute(statement).all()
-    for row in rows:
-        values: dict[str, Any] = {
-            "owner": owner, "status": str(DeliveryStatus.SENDING), "due_at": until, "dispatches": 0, "updated_at": now,
-            "tries": deliveries.c.tries + 1,
-        }  # fmt: skip
-        if row.status == DeliveryStatus.PENDING:
-            values["claimed_at"] = now
-        connection.execute(sa.update(deliveries).where(deliveries.c.id == row.id).values(**values))
-    return list(rows)
+    return rows
 
 
 def record(
     connection: Connection, id: UUID, *, owner: str, status: DeliveryStatus, now: datetime,
     due_at: datetime | None = None, provider_id: str | None = None, error: str | None = None,
 ) -> bool:  # fmt: skip
-    """Record what came of an attempt; False, and nothing written, if the delivery has been taken over since."""
-    values: dict[str, Any] = {
-        "status": str(status), "due_at": due_at, "owner": None, "updated_at": now, "error": error,
+    """Record what came of an attempt; False, and nothing written, if the delivery has been taken over since.
+
+    A provider's id that another delivery has already is left out: that one's reports go there."""
+    parameters = {
+        "delivery": id, "worker": owner, "new_status": str(status), "again": due_at, "now": now, "new_error": error,
+        "new_provider_id": provider_id,
     }  # fmt: skip
-    if provider_id is not None:
-        values["provider_id"] = provider_id
-    result = connection.execute(
-        sa.update(deliveries).where(deliveries.c.id == id, deliveries.c.owner == owner).values(**values)
-    )
-    return result.rowcount == 1
+    return connection.execute(_RECORD, parameters).rowcount == 1
 
 
 def update_status(
-    connection: Connection,
-    channel: str,
-    provider_id: str,
-    status: DeliveryStatus,
-    error: str | None,
-    *,
-    now: datetime,
-) -> sa.Row[Any] | None:
+    connection: Connection, channel: str, provider_id: str, status: DeliveryStatus, error: str | None, *, now: datetime
+) -> sa.Row[Any] | None:  # fmt: skip
     """Apply a provider's report if it is news: reports come late and out of order, and a delivery only goes forward.
 
-    Gives the delivery if it changed."""
-    row = connection.execute(
-        sa.select(deliveries)
-        .where(deliveries.c.channel == channel, deliveries.c.provider_id == provider_id)
-        .with_for_update()
-    ).first()
+    Gives the delivery as it was, if it changed."""
+    row = connection.execute(_LOCK_REPORTED, {"channel": channel, "provider_id": provider_id}).first()
     if row is None or status not in DELIVERY_TRANSITIONS[DeliveryStatus(row.status)]:
         return None
-    connection.execute(
-        sa.update(deliveries)
-        .where(deliveries.c.id == row.id)
-        .values(status=str(status), error=error, updated_at=now, due_at=None)
-    )
+    parameters = {"delivery": row.id, "new_status": str(status), "new_error": error, "now": now}
+    connection.execute(_UPDATE_STATUS, parameters)
     return row
 
 
 def is_recorded(connection: Connection, channel: str, provider_id: str) -> bool:
     """Whether a delivery with this provider's id is known."""
-    return (
-        connection.execute(
-            sa.select(deliveries.c.id).where(
-                deliveries.c.channel == channel, deliveries.c.provider_id == provider_id
-            )
-        ).first()
-        is not None
-    )
+    found = connection.execute(_IS_RECORDED, {"channel": channel, "provider_id": provider_id})
+    return found.first() is not None
 
 
 def provider_ids(connection: Connection, channel: str, contact: str, since: datetime) -> frozenset[str]:
     """The provider's ids of what a contact was sent through a channel since a time."""
-    statement = (
-        sa.select(deliveries.c.provider_id)
-        .join(messages, messages.c.id == deliveries.c.message_id)
-        .where(
-            messages.c.contact == contact, deliveries.c.channel == channel, deliveries.c.updated_at >= since,
-            deliveries.c.provider_id.is_not(None),
-        )
-    )  # fmt: skip
-    return frozenset(connection.execute(statement).scalars())
+    parameters = {"channel": channel, "contact": contact, "since": since}
+    return frozenset(connection.execute(_PROVIDER_IDS, parameters).scalars())
 
 
 def tried_channels(connection: Connection, message_id: UUID) -> set[str]:
     """The channels through which a message was tried."""
-    return set(
-        connection.execute(
-            sa.select(deliveries.c.channel).where(deliveries.c.message_id == message_id)
-        ).scalars()
-    )
+    return set(connection.execute(_TRIED_CHANNELS, {"message": message_id}).scalars())
 
 
 def set_channel(connection: Connection, message_id: UUID, channel: str) -> None:
     """Note the channel that a message is now tried on."""
-    connection.execute(sa.update(messages).where(messages.c.id == message_id).values(channel=channel))
+    connection.execute(_SET_CHANNEL, {"message": message_id, "new_channel": channel})
 
 
 def opted_out(connection: Connection, channel: str, address: str) -> bool:
     """Whether the person behind an address asked not to be written to."""
-    return (
-        connection.execute(
-            sa.select(opt_outs.c.at).where(opt_outs.c.channel == channel, opt_outs.c.address == address)
-        ).first()
-        is not None
-    )
+    found = connection.execute(_OPTED_OUT, {"of_channel": channel, "of_address": address})
+    return found.first() is not None
 
 
 def set_opt_out(connection: Connection, channel: str, address: str, out: bool, *, now: datetime) -> None:
     """Record that a person asked not to be written to, or to be written to again."""
-    connection.execute(
-        sa.delete(opt_outs).where(opt_outs.c.channel == channel, opt_outs.c.address == address)
-    )
     if out:
-        connection.execute(sa.insert(opt_outs).values(channel=channel, address=address, at=now))
+        _OPT_OUT(connection, [{"channel": channel, "address": address, "at": now}])
+    else:
+        connection.execute(_OPT_IN, {"of_channel": channel, "of_address": address})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import string
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -9,9 +11,40 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.schema import deliveries, inbox, messages, received, requests, runs, schedules, sessions
+from wakeloop.status import RequestStatus
+from wakeloop.store.batches import among
+from wakeloop.store.schema import (
+    FAILED_DELIVERY,
+    OPEN_RUNS,
+    PENDING_EVENTS,
+    deliveries,
+    inbox,
+    messages,
+    received,
+    requests,
+    runs,
+    schedules,
+    sessions,
+)
 
 _RUN = (*runs.columns, sessions.c.agent, sessions.c.key)
+_RUNS = sa.select(*_RUN).join(sessions, sessions.c.id == runs.c.session_id)
+_AGENT = sa.bindparam("agent", type_=sa.Text())
+_SESSION = sa.bindparam("session", type_=sa.BigInteger())
+_CONTACT = sa.bindparam("contact", type_=sa.Text())
+_MOST = sa.bindparam("most", type_=sa.Integer())
+
+
+@functools.cache
+def _list_runs(agent: bool, session: bool, statuses: bool, limit: bool) -> sa.Select[Any]:
+    statement = _RUNS.order_by(runs.c.id.desc())
+    if agent:
+        statement = statement.where(sessions.c.agent == _AGENT)
+    if session:
+        statement = statement.where(runs.c.session_id == _SESSION)
+    if statuses:
+        statement = statement.where(among(runs.c.status, "statuses"))
+    return statement.limit(_MOST) if limit else statement
 
 
 def list_runs(
@@ -19,180 +52,220 @@ def list_runs(
     statuses: Sequence[str] | None = None, limit: int | None = None,
 ) -> list[sa.Row[Any]]:  # fmt: skip
     """Runs with their sessions' agents and keys, newest first."""
-    statement = sa.select(*_RUN).join(sessions, sessions.c.id == runs.c.session_id).order_by(runs.c.id.desc())
-    if agent is not None:
-        statement = statement.where(sessions.c.agent == agent)
-    if session is not None:
-        statement = statement.where(runs.c.session_id == session)
-    if statuses is not None:
-        statement = statement.where(runs.c.status.in_(list(statuses)))
-    if limit is not None:
-        statement = statement.limit(limit)
-    return list(connection.execute(statement))
+    facts = {"agent": agent, "session": session, "statuses": statuses, "most": limit}
+    statement = _list_runs(*(fact is not None for fact in facts.values()))
+    given = {name: fact for name, fact in facts.items() if fact is not None}
+    return list(connection.execute(statement, given))
+
+
+_FIND_RUN = _RUNS.where(runs.c.id == sa.bindparam("run"))
 
 
 def find_run(connection: Connection, id: UUID) -> sa.Row[Any] | None:
     """One run with its session's agent and key."""
-    statement = sa.select(*_RUN).join(sessions, sessions.c.id == runs.c.session_id).where(runs.c.id == id)
-    return connection.execute(statement).first()
+    return connection.execute(_FIND_RUN, {"run": id}).first()
+
+
+_FIND_BY_START = (
+    sa.select(runs.c.id).where(runs.c.id.between(sa.bindparam("first"), sa.bindparam("last"))).limit(_MOST)
+)
+_FIND_BY_END = (
+    sa.select(runs.c.id)
+    .where(
+        sa.func.replace(sa.cast(runs.c.id, sa.Text), "-", "").like(sa.bindparam("ending", type_=sa.Text()))
+    )
+    .limit(_MOST)
+)
+_DIGITS = 32
 
 
 def find_runs(connection: Connection, fragment: str) -> list[UUID]:
-    """The ids of runs that begin or end with this fragment, at most three of them."""
+    """The ids of runs that begin with this fragment, or end with it; at most three of them.
+
+    A beginning is looked up. For an ending every run is looked at: that is for people's commands."""
     digits = fragment.replace("-", "").lower()
-    text = sa.func.replace(sa.cast(runs.c.id, sa.Text), "-", "")
-    statement = sa.select(runs.c.id).where(sa.or_(text.like(f"{digits}%"), text.like(f"%{digits}"))).limit(3)
-    return list(connection.execute(statement).scalars())
+    if not digits or len(digits) > _DIGITS or not all(digit in string.hexdigits for digit in digits):
+        return []
+    span = {"first": UUID(digits.ljust(_DIGITS, "0")), "last": UUID(digits.ljust(_DIGITS, "f"))}
+    found = set(connection.execute(_FIND_BY_START, {**span, "most": 3}).scalars())
+    if len(digits) < _DIGITS and len(found) < 3:
+        found |= set(connection.execute(_FIND_BY_END, {"ending": f"%{digits}", "most": 3}).scalars())
+    return sorted(found)[:3]
+
+
+_open_runs = (
+    sa.select(sa.func.count())
+    .select_from(runs)
+    .where(runs.c.session_id == sessions.c.id, OPEN_RUNS)
+    .scalar_subquery()
+    .label("open_runs")
+)
+_SESSIONS = sa.select(*sessions.columns, _open_runs).order_by(sessions.c.agent, sessions.c.key)
+_SESSIONS_OF_AGENT = _SESSIONS.where(sessions.c.agent == _AGENT)
 
 
 def list_sessions(connection: Connection, *, agent: str | None = None) -> list[sa.Row[Any]]:
     """Sessions with how many of their runs are open, by agent and key."""
-    open_runs = (
-        sa.select(sa.func.count())
-        .select_from(runs)
-        .where(runs.c.session_id == sessions.c.id, sa.text("runs.status IN ('queued', 'running', 'waiting')"))
-        .scalar_subquery()
-        .label("open_runs")
-    )
-    statement = sa.select(*sessions.columns, open_runs).order_by(sessions.c.agent, sessions.c.key)
-    if agent is not None:
-        statement = statement.where(sessions.c.agent == agent)
-    return list(connection.execute(statement))
+    if agent is None:
+        return list(connection.execute(_SESSIONS))
+    return list(connection.execute(_SESSIONS_OF_AGENT, {"agent": agent}))
+
+
+_FIND_SESSION = sa.select(sessions).where(sessions.c.agent == _AGENT, sessions.c.key == sa.bindparam("key"))
 
 
 def find_session(connection: Connection, agent: str, key: str) -> sa.Row[Any] | None:
     """One session."""
-    return connection.execute(
-        sa.select(sessions).where(sessions.c.agent == agent, sessions.c.key == key)
-    ).first()
+    return connection.execute(_FIND_SESSION, {"agent": agent, "key": key}).first()
+
+
+_CONVERSATION = (
+    sa.select(messages).where(messages.c.session_id == _SESSION).order_by(messages.c.at, messages.c.id)
+)
 
 
 def conversation(connection: Connection, session: int) -> list[sa.Row[Any]]:
     """The messages of a session, oldest first."""
-    statement = (
-        sa.select(messages).where(messages.c.session_id == session).order_by(messages.c.at, messages.c.id)
-    )
-    return list(connection.execute(statement))
+    return list(connection.execute(_CONVERSATION, {"session": session}))
+
+
+_DELIVERED_AS_SHOWN = sa.and_(
+    deliveries.c.message_id == messages.c.id, deliveries.c.channel == messages.c.channel
+)
+_SENT = (
+    sa.select(*messages.columns, deliveries.c.status, deliveries.c.updated_at, deliveries.c.address)
+    .join(deliveries, _DELIVERED_AS_SHOWN)
+    .where(deliveries.c.status.in_([sa.literal_column("'sent'"), sa.literal_column("'delivered'")]))
+    .order_by(messages.c.at, messages.c.id)
+)
+_SENT_TO = _SENT.where(messages.c.contact == _CONTACT)
 
 
 def sent(connection: Connection, contact: str | None = None) -> list[sa.Row[Any]]:
     """Messages that a provider took over, with when it did, oldest first."""
-    statement = (
-        sa.select(*messages.columns, deliveries.c.status, deliveries.c.updated_at, deliveries.c.address)
-        .join(
-            deliveries,
-            sa.and_(deliveries.c.message_id == messages.c.id, deliveries.c.channel == messages.c.channel),
-        )
-        .where(deliveries.c.status.in_(["sent", "delivered"]))
-        .order_by(messages.c.at, messages.c.id)
-    )
-    if contact is not None:
-        statement = statement.where(messages.c.contact == contact)
-    return list(connection.execute(statement))
+    if contact is None:
+        return list(connection.execute(_SENT))
+    return list(connection.execute(_SENT_TO, {"contact": contact}))
+
+
+_MESSAGES = (
+    sa.select(*messages.columns, deliveries.c.status, deliveries.c.error)
+    .outerjoin(deliveries, _DELIVERED_AS_SHOWN)
+    .order_by(messages.c.id.desc())
+    .limit(_MOST)
+)
 
 
 def list_messages(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
     """The newest messages in and out, each with how its latest delivery stands, newest first."""
-    statement = (
-        sa.select(*messages.columns, deliveries.c.status, deliveries.c.error)
-        .outerjoin(
-            deliveries,
-            sa.and_(deliveries.c.message_id == messages.c.id, deliveries.c.channel == messages.c.channel),
-        )
-        .order_by(messages.c.id.desc())
-        .limit(limit)
-    )
-    return list(connection.execute(statement))
+    return list(connection.execute(_MESSAGES, {"most": limit}))
+
+
+_FAILED = (
+    sa.select(*messages.columns, deliveries.c.status, deliveries.c.error)
+    .join(deliveries, _DELIVERED_AS_SHOWN)
+    .where(FAILED_DELIVERY)
+    .order_by(deliveries.c.message_id.desc())
+    .limit(_MOST)
+)
 
 
 def failed_deliveries(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
     """Messages that reached nobody, newest first."""
-    statement = (
-        sa.select(*messages.columns, deliveries.c.status, deliveries.c.error)
-        .join(
-            deliveries,
-            sa.and_(deliveries.c.message_id == messages.c.id, deliveries.c.channel == messages.c.channel),
-        )
-        .where(deliveries.c.status.in_(["failed", "unknown"]))
-        .order_by(messages.c.id.desc())
-        .limit(limit)
-    )
-    return list(connection.execute(statement))
+    return list(connection.execute(_FAILED, {"most": limit}))
+
+
+_RECEIVED = sa.select(received).order_by(received.c.id.desc()).limit(_MOST)
 
 
 def list_received(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
     """What people sent, with what became of it, newest first."""
-    return list(connection.execute(sa.select(received).order_by(received.c.id.desc()).limit(limit)))
+    return list(connection.execute(_RECEIVED, {"most": limit}))
+
+
+_UNROUTED = (
+    sa.select(received, messages.c.text)
+    .join(messages, messages.c.id == received.c.message_id)
+    .where(
+        sa.or_(received.c.contact.is_(None), received.c.outcome.like("nobody takes it%")),
+        received.c.outcome.not_like("an opt-%"),
+    )
+    .order_by(received.c.id.desc())
+    .limit(_MOST)
+)
 
 
 def unrouted(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
     """What people sent that no agent got: of unknown senders, and of contacts whom nobody waits for. Newest first."""
+    return list(connection.execute(_UNROUTED, {"most": limit}))
+
+
+@functools.cache
+def _list_requests(open_only: bool, status: bool, run: bool, limit: bool) -> sa.Select[Any]:
     statement = (
-        sa.select(received, messages.c.text)
-        .join(messages, messages.c.id == received.c.message_id)
-        .where(
-            sa.or_(received.c.contact.is_(None), received.c.outcome.like("nobody takes it%")),
-            received.c.outcome.not_like("an opt-%"),
-        )
-        .order_by(received.c.id.desc())
-        .limit(limit)
+        sa.select(*requests.columns, sessions.c.agent, sessions.c.key)
+        .join(sessions, sessions.c.id == requests.c.session_id)
+        .order_by(requests.c.created_at, requests.c.id)
     )
-    return list(connection.execute(statement))
+    if open_only:
+        statement = statement.where(sa.text("requests.status = 'open'"))
+    elif status:
+        statement = statement.where(requests.c.status == sa.bindparam("status", type_=sa.Text()))
+    if run:
+        statement = statement.where(requests.c.run_id == sa.bindparam("run", type_=sa.Uuid()))
+    return statement.limit(_MOST) if limit else statement
 
 
 def list_requests(
     connection: Connection, *, status: str | None = None, run: UUID | None = None, limit: int | None = None
 ) -> list[sa.Row[Any]]:
     """Requests with their sessions' agents and keys, oldest first."""
-    statement = (
-        sa.select(*requests.columns, sessions.c.agent, sessions.c.key)
-        .join(sessions, sessions.c.id == requests.c.session_id)
-        .order_by(requests.c.created_at, requests.c.id)
-    )
-    if status is not None:
-        statement = statement.where(requests.c.status == status)
-    if run is not None:
-        statement = statement.where(requests.c.run_id == run)
-    if limit is not None:
-        statement = statement.limit(limit)
-    return list(connection.execute(statement))
+    open_only = status == RequestStatus.OPEN
+    statement = _list_requests(open_only, status is not None, run is not None, limit is not None)
+    return list(connection.execute(statement, {"status": status, "run": run, "most": limit}))
 
 
-def list_schedules(connection: Connection, *, limit: int | None = None) -> list[sa.Row[Any]]:
-    """Live schedules with their sessions' keys, soonest first."""
+@functools.cache
+def _list_schedules(limit: bool) -> sa.Select[Any]:
     statement = (
         sa.select(*schedules.columns, sessions.c.key)
         .join(sessions, sessions.c.id == schedules.c.session_id)
         .where(schedules.c.nominal.is_not(None))
         .order_by(schedules.c.nominal, schedules.c.id)
     )
-    if limit is not None:
-        statement = statement.limit(limit)
-    return list(connection.execute(statement))
+    return statement.limit(_MOST) if limit else statement
+
+
+def list_schedules(connection: Connection, *, limit: int | None = None) -> list[sa.Row[Any]]:
+    """Live schedules with their sessions' keys, soonest first."""
+    return list(connection.execute(_list_schedules(limit is not None), {"most": limit}))
+
+
+_PENDING = sa.select(inbox).where(inbox.c.session_id == _SESSION, PENDING_EVENTS).order_by(inbox.c.id)
 
 
 def pending_inbox(connection: Connection, session: int) -> list[sa.Row[Any]]:
     """What a session has not consumed."""
-    statement = (
-        sa.select(inbox)
-        .where(inbox.c.session_id == session, sa.text("consumed_at IS NULL"))
-        .order_by(inbox.c.id)
-    )
-    return list(connection.execute(statement))
+    return list(connection.execute(_PENDING, {"session": session}))
+
+
+_COUNTS = [sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in (runs, messages)]
+_COUNT = sa.select(_COUNTS[0] + _COUNTS[1])
 
 
 def count_rows(connection: Connection) -> int:
     """How many runs and messages there are."""
-    counts = [sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in (runs, messages)]
-    return int(connection.execute(sa.select(counts[0] + counts[1])).scalar_one())
+    return int(connection.execute(_COUNT).scalar_one())
+
+
+_LAST_CHANNEL = (
+    sa.select(messages.c.channel)
+    .where(messages.c.contact == _CONTACT, messages.c.inbound.is_(False))
+    .order_by(messages.c.id.desc())
+    .limit(sa.literal_column("1"))
+)
 
 
 def last_channel(connection: Connection, contact: str) -> str | None:
     """The channel on which a contact was last written to."""
-    statement = (
-        sa.select(messages.c.channel)
-        .where(messages.c.contact == contact, messages.c.inbound.is_(False))
-        .order_by(messages.c.id.desc())
-        .limit(1)
-    )
-    return connection.execute(statement).scalar()
+    return connection.execute(_LAST_CHANNEL, {"contact": contact}).scalar()

@@ -9,37 +9,58 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.database import Database
+from wakeloop.store.batches import Insert
 from wakeloop.store.schema import messages, received, receivers, requests, runs, sessions
+
+_RECORD = Insert(
+    received, ("channel", "provider_id", "address", "contact", "raw", "outcome", "at"), new_only=True, returning=("id",)
+)  # fmt: skip
+_SET_OUTCOME = (
+    sa.update(received)
+    .where(received.c.id == sa.bindparam("item"))
+    .values(outcome=sa.bindparam("new_outcome"), message_id=sa.bindparam("new_message", type_=sa.Uuid()))
+)
+_ADD_MESSAGE = Insert(
+    messages, ("id", "session_id", "request_id", "inbound", "contact", "channel", "text", "attachments", "at")
+)
+_IS_WAITING = runs.c.status == sa.literal_column("'waiting'")
+
+
+def _waiting(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return (
+        sa.select(sessions.c.id, sessions.c.agent, sessions.c.key, receivers.c.contact)
+        .join(receivers, receivers.c.session_id == sessions.c.id)
+        .join(runs, runs.c.id == receivers.c.run_id)
+        .where(condition, _IS_WAITING)
+    )
+
+
+_WAITING_FOR = sa.union(
+    _waiting(receivers.c.contact == sa.bindparam("contact")), _waiting(receivers.c.contact.is_(None))
+)
+_SESSION_OF_REQUEST: sa.Select[Any] = (
+    sa.select(sessions.c.id, sessions.c.agent, sessions.c.key)
+    .join(requests, requests.c.session_id == sessions.c.id)
+    .where(requests.c.id == sa.bindparam("request"))
+)
+_MESSAGE = sa.select(messages).where(messages.c.id == sa.bindparam("message"))
 
 
 def record(
-    database: Database, connection: Connection, *, channel: str, provider_id: str, address: str, contact: str | None,
-    raw: str, now: datetime,
+    connection: Connection, *, channel: str, provider_id: str, address: str, contact: str | None, raw: str,
+    now: datetime,
 ) -> int | None:  # fmt: skip
     """Record an inbound message by its provider's id; None if it was recorded before."""
-    statement = (
-        database.insert(received)
-        .values(
-            channel=channel,
-            provider_id=provider_id,
-            address=address,
-            contact=contact,
-            raw=raw,
-            outcome="",
-            at=now,
-        )
-        .on_conflict_do_nothing(index_elements=["channel", "provider_id"])
-        .returning(received.c.id)
-    )
-    return connection.execute(statement).scalar()
+    row = {
+        "channel": channel, "provider_id": provider_id, "address": address, "contact": contact, "raw": raw,
+        "outcome": "", "at": now,
+    }  # fmt: skip
+    return next((back.id for back in _RECORD(connection, [row])), None)
 
 
 def set_outcome(connection: Connection, id: int, outcome: str, message_id: UUID | None) -> None:
     """Note what became of an inbound message."""
-    connection.execute(
-        sa.update(received).where(received.c.id == id).values(outcome=outcome, message_id=message_id)
-    )
+    connection.execute(_SET_OUTCOME, {"item": id, "new_outcome": outcome, "new_message": message_id})
 
 
 def add_message(
@@ -47,38 +68,23 @@ def add_message(
     channel: str, text: str, attachments: str | None, now: datetime,
 ) -> None:  # fmt: skip
     """Put what a person said into the conversation of a session, or of none."""
-    connection.execute(
-        sa.insert(messages).values(
-            id=id, session_id=session_id, request_id=request_id, inbound=True, contact=contact, channel=channel,
-            text=text, attachments=attachments, at=now,
-        )
-    )  # fmt: skip
+    row = {
+        "id": id, "session_id": session_id, "request_id": request_id, "inbound": True, "contact": contact,
+        "channel": channel, "text": text, "attachments": attachments, "at": now,
+    }  # fmt: skip
+    _ADD_MESSAGE(connection, [row])
 
 
 def waiting_for(connection: Connection, contact: str) -> list[sa.Row[Any]]:
     """The sessions with an open run that waits for a message of this contact, or of anyone."""
-    statement = (
-        sa.select(sessions.c.id, sessions.c.agent, sessions.c.key, receivers.c.contact)
-        .join(receivers, receivers.c.session_id == sessions.c.id)
-        .join(runs, runs.c.id == receivers.c.run_id)
-        .where(
-            sa.or_(receivers.c.contact == contact, receivers.c.contact.is_(None)), runs.c.status == "waiting"
-        )
-        .distinct()
-    )
-    return list(connection.execute(statement))
+    return list(connection.execute(_WAITING_FOR, {"contact": contact}))
 
 
 def session_of_request(connection: Connection, request_id: UUID) -> sa.Row[Any] | None:
     """The session that asked."""
-    statement = (
-        sa.select(sessions.c.id, sessions.c.agent, sessions.c.key)
-        .join(requests, requests.c.session_id == sessions.c.id)
-        .where(requests.c.id == request_id)
-    )
-    return connection.execute(statement).first()
+    return connection.execute(_SESSION_OF_REQUEST, {"request": request_id}).first()
 
 
 def message(connection: Connection, id: UUID) -> sa.Row[Any] | None:
     """One message."""
-    return connection.execute(sa.select(messages).where(messages.c.id == id)).first()
+    return connection.execute(_MESSAGE, {"message": id}).first()

@@ -9,73 +9,65 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.database import Database
-from wakeloop.store.schema import schedules, sessions
+from wakeloop.store.batches import Insert, Update, among
+from wakeloop.store.schema import Instant, schedules, sessions
+
+_OF_SESSIONS = (
+    sa.select(schedules)
+    .where(among(schedules.c.session_id, "sessions"), schedules.c.nominal.is_not(None))
+    .order_by(schedules.c.nominal, schedules.c.id)
+)
+_DEFINED = sa.select(schedules).where(
+    schedules.c.session_id == sa.bindparam("session"), schedules.c.own.is_(False)
+)
+_ADD = Insert(
+    schedules, ("session_id", "agent", "ref", "own", "spec", "anchor", "nominal", "due_at"), new_only=True
+)
+_END = sa.update(schedules).where(among(schedules.c.id, "ids")).values(nominal=None, due_at=None)
+_CLAIM_DUE = (
+    sa.select(schedules, sessions.c.key)
+    .join(sessions, sessions.c.id == schedules.c.session_id)
+    .where(schedules.c.due_at <= sa.bindparam("now", type_=Instant()), among(schedules.c.agent, "agents"))
+    .order_by(schedules.c.due_at, schedules.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+    .with_for_update(of=schedules, skip_locked=True, key_share=True)
+)
+_MOVE = Update(schedules, "id", ("nominal", "due_at"))
 
 
 def of_sessions(connection: Connection, session_ids: Collection[int]) -> list[sa.Row[Any]]:
     """The live schedules of these sessions, soonest first."""
     if not session_ids:
         return []
-    statement = (
-        sa.select(schedules)
-        .where(schedules.c.session_id.in_(sorted(session_ids)), schedules.c.nominal.is_not(None))
-        .order_by(schedules.c.nominal, schedules.c.id)
-    )
-    return list(connection.execute(statement))
+    return list(connection.execute(_OF_SESSIONS, {"sessions": sorted(session_ids)}))
 
 
 def defined(connection: Connection, session_id: int) -> list[sa.Row[Any]]:
     """All schedules of a session that stand in its agent's code, ended ones too."""
-    statement = sa.select(schedules).where(schedules.c.session_id == session_id, schedules.c.own.is_(False))
-    return list(connection.execute(statement))
+    return list(connection.execute(_DEFINED, {"session": session_id}))
 
 
-def add(database: Database, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def add(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add these schedules, those that are not there yet."""
-    if rows:
-        connection.execute(
-            database.insert(schedules).on_conflict_do_nothing(index_elements=["session_id", "ref"]),
-            [dict(row) for row in rows],
-        )
+    _ADD(connection, sorted(rows, key=lambda row: (row["session_id"], row["ref"])))
 
 
 def end(connection: Connection, ids: Collection[int]) -> None:
     """End these schedules: they stay on record, and fire no more."""
     if ids:
-        connection.execute(
-            sa.update(schedules).where(schedules.c.id.in_(sorted(ids))).values(nominal=None, due_at=None)
-        )
+        connection.execute(_END, {"ids": sorted(ids)})
 
 
 def claim_due(
     connection: Connection, *, now: datetime, agents: Collection[str], limit: int
 ) -> list[sa.Row[Any]]:
-    """Up to `limit` schedules that are due, each with its session's key, locked until the transaction ends."""
-    statement = (
-        sa.select(schedules, sessions.c.key)
-        .join(sessions, sessions.c.id == schedules.c.session_id)
-        .where(schedules.c.due_at <= now, schedules.c.agent.in_(sorted(agents)))
-        .order_by(schedules.c.due_at)
-        .limit(limit)
-        .with_for_update(of=schedules, skip_locked=True)
-    )
-    return list(connection.execute(statement))
+    """Up to `limit` schedules that are due, each with its session's key, locked until the transaction ends.
+
+    Those that another transaction has in hand are left out."""
+    parameters = {"now": now, "agents": sorted(agents), "most": limit}
+    return list(connection.execute(_CLAIM_DUE, parameters))
 
 
 def move(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Set the next occurrence of schedules: rows of `id`, `nominal` and `due_at`."""
-    if rows:
-        connection.execute(
-            sa.update(schedules)
-            .where(schedules.c.id == sa.bindparam("b_id"))
-            .values(nominal=sa.bindparam("b_nominal"), due_at=sa.bindparam("b_due_at")),
-            [{"b_id": row["id"], "b_nominal": row["nominal"], "b_due_at": row["due_at"]} for row in rows],
-        )
-
-
-def next_due(connection: Connection, *, after: datetime) -> datetime | None:
-    """When the next schedule is due, of those that are not due yet."""
-    return connection.execute(
-        sa.select(schedules.c.due_at).where(schedules.c.due_at > after).order_by(schedules.c.due_at).limit(1)
-    ).scalar()
+    _MOVE(connection, sorted(rows, key=lambda row: int(row["id"])))

@@ -56,7 +56,10 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        return value.astimezone(UTC) if dialect.name == "postgresql" else _EPOCH + value * _MICROSECOND
+        if dialect.name == "postgresql":
+            instant: datetime = value.astimezone(UTC)
+            return instant
+        return _EPOCH + value * _MICROSECOND
 
 
 Serial = BigInteger().with_variant(Integer(), "sqlite")
@@ -90,7 +93,7 @@ sessions = Table(
     ),
 )
 
-_OPEN = text("status IN ('queued', 'running', 'waiting')")
+OPEN_RUNS = text("status IN ('queued', 'running', 'waiting')")
 
 runs = Table(
     "runs",
@@ -115,7 +118,7 @@ runs = Table(
     Column("result", Text),
     Column("failure", Text),
     UniqueConstraint("schedule_id", "nominal"),
-    Index("ix_runs_open", "session_id", postgresql_where=_OPEN, sqlite_where=_OPEN),
+    Index("ix_runs_open", "session_id", postgresql_where=OPEN_RUNS, sqlite_where=OPEN_RUNS),
     Index("ix_runs_session_id", "session_id", "id"),
     Index("ix_runs_status", "status", "id"),
 )
@@ -133,7 +136,7 @@ journal = Table(
     Column("at", Instant, nullable=False),
 )
 
-_PENDING_EVENT = text("consumed_at IS NULL")
+PENDING_EVENTS = text("consumed_at IS NULL")
 
 inbox = Table(
     "inbox",
@@ -148,7 +151,7 @@ inbox = Table(
     Column("consumed_at", Instant),
     UniqueConstraint("session_id", "dedupe"),
     Index(
-        "ix_inbox_pending", "session_id", "id", postgresql_where=_PENDING_EVENT, sqlite_where=_PENDING_EVENT
+        "ix_inbox_pending", "session_id", "id", postgresql_where=PENDING_EVENTS, sqlite_where=PENDING_EVENTS
     ),
 )
 
@@ -192,6 +195,9 @@ messages = Table(
     Index("ix_messages_contact", "contact", "id"),
 )
 
+FAILED_DELIVERY = text("deliveries.status IN ('failed', 'unknown')")
+_FAILED = text("status IN ('failed', 'unknown')")
+
 deliveries = Table(
     "deliveries",
     metadata,
@@ -212,6 +218,7 @@ deliveries = Table(
     Column("updated_at", Instant, nullable=False),
     UniqueConstraint("message_id", "channel"),
     UniqueConstraint("channel", "provider_id"),
+    Index("ix_deliveries_failed", "message_id", postgresql_where=_FAILED, sqlite_where=_FAILED),
     Index(
         "ix_deliveries_due_at",
         "due_at",
@@ -235,6 +242,8 @@ received = Table(
     UniqueConstraint("channel", "provider_id"),
 )
 
+OPEN_REQUEST = text("status = 'open'")
+
 requests = Table(
     "requests",
     metadata,
@@ -252,11 +261,14 @@ requests = Table(
     Column("settled_at", Instant),
     Column("answer", Text),
     Column("by", Text),
+    # Two open requests of a person never have one code; where this is their only one, the code need not be said.
     Index(
         "ix_requests_open",
         "contact",
-        postgresql_where=text("status = 'open'"),
-        sqlite_where=text("status = 'open'"),
+        "code",
+        unique=True,
+        postgresql_where=OPEN_REQUEST,
+        sqlite_where=OPEN_REQUEST,
     ),
     Index("ix_requests_run_id", "run_id"),
     Index("ix_requests_contact", "contact", "id"),

@@ -118,6 +118,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("due_at IS NOT NULL"),
         sqlite_where=sa.text("due_at IS NOT NULL"),
     )
+    op.create_index(
+        "ix_deliveries_failed",
+        "deliveries",
+        ["message_id"],
+        unique=False,
+        postgresql_where=sa.text("status IN ('failed', 'unknown')"),
+        sqlite_where=sa.text("status IN ('failed', 'unknown')"),
+    )
     op.create_table(
         "inbox",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -173,8 +181,8 @@ def upgrade() -> None:
     op.create_index(
         "ix_requests_open",
         "requests",
-        ["contact"],
-        unique=False,
+        ["contact", "code"],
+        unique=True,
         postgresql_where=sa.text("status = 'open'"),
         sqlite_where=sa.text("status = 'open'"),
     )

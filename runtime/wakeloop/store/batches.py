@@ -1,0 +1,177 @@
+"""Statements over many rows, built once: their text is the same however many there are.
+
+A list goes to PostgreSQL as one array, so that a statement is one round trip and stays prepared; to SQLite it goes as
+JSON for a choice of rows, and row by row (`executemany`) for what is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+Row = Mapping[str, Any]
+
+
+class Listed(TypeDecorator[Any]):
+    """A list of values of one type as one parameter: an array on PostgreSQL, JSON on SQLite."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        kind = postgresql.ARRAY(self.item) if dialect.name == "postgresql" else sa.Text()
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if dialect.name == "postgresql":
+            return list(value)
+        return json.dumps([one.hex if isinstance(one, UUID) else one for one in value], ensure_ascii=False)
+
+
+class among(FunctionElement[bool]):
+    """Whether a column is one of the values of the list parameter of this name."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+    name = "among"
+
+    def __init__(self, column: sa.Column[Any], name: str) -> None:
+        super().__init__(column, sa.bindparam(name, type_=Listed(column.type)))
+
+    def self_group(self, against: Any = None) -> Any:
+        # Where there are no booleans SQLAlchemy would compare it with 1, and no index would be used.
+        return self
+
+
+@compiles(among, "postgresql")
+def _among_array(element: among, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY ({values})"
+
+
+@compiles(among, "sqlite")
+def _among_json(element: among, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
+def is_postgres(connection: Connection) -> bool:
+    """Whether this is a connection to PostgreSQL."""
+    return connection.dialect.name == "postgresql"
+
+
+def arrays(table: sa.Table, columns: Sequence[str]) -> Any:
+    """Lists, as parameters named `new_` and a column, as one table `new` with a row for each position."""
+    lists = (sa.bindparam(f"new_{name}", type_=Listed(table.c[name].type)) for name in columns)
+    source = sa.func.unnest(*lists)
+    return source.table_valued(*(sa.column(name, table.c[name].type) for name in columns)).render_derived(
+        name="new"
+    )
+
+
+class Insert:
+    """Adds rows to a table. `new_only`: those that a unique key refuses are left out."""
+
+    def __init__(
+        self,
+        table: sa.Table,
+        columns: Sequence[str],
+        *,
+        new_only: bool = False,
+        returning: Sequence[str] = (),
+    ) -> None:
+        self._columns = tuple(columns)
+        self._returns = bool(returning)
+        source = arrays(table, self._columns)
+        chosen = sa.select(*(source.c[name] for name in self._columns))
+        many: Any = postgresql.insert(table).from_select(list(self._columns), chosen)
+        one: Any = sqlite.insert(table).values({name: sa.bindparam(name) for name in self._columns})
+        if new_only:
+            many, one = many.on_conflict_do_nothing(), one.on_conflict_do_nothing()
+        if returning:
+            back = [table.c[name] for name in returning]
+            many, one = many.returning(*back), one.returning(*back)
+        self._many, self._one = many, one
+
+    def __call__(self, connection: Connection, rows: Sequence[Row]) -> list[sa.Row[Any]]:
+        """Add these rows, each a mapping of all columns; what is to be returned of those that were added."""
+        if not rows:
+            return []
+        if is_postgres(connection):
+            result = connection.execute(self._many, _turned(self._columns, rows))
+            return list(result) if self._returns else []
+        result = connection.execute(self._one, rows[0] if len(rows) == 1 else list(rows))
+        return list(result) if self._returns else []
+
+
+class Update:
+    """Changes rows of a table by their primary key. express: for a column, what becomes of it, from the new value."""
+
+    def __init__(
+        self, table: sa.Table, key: str, columns: Sequence[str], *,
+        express: Mapping[str, Callable[[Any], Any]] | None = None, also: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        express = express or {}
+        self._columns = (key, *columns)
+        source = arrays(table, self._columns)
+        # A parameter of an UPDATE may not be called like a column that it sets.
+        new = {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in self._columns}
+        plain: Callable[[Any], Any] = lambda value: value  # noqa: E731
+        set_one = {name: express.get(name, plain)(new[name]) for name in columns}
+        set_many = {name: express.get(name, plain)(source.c[name]) for name in columns}
+        self._one = sa.update(table).where(table.c[key] == new[key]).values({**set_one, **(also or {})})
+        self._many = (
+            sa.update(table).where(table.c[key] == source.c[key]).values({**set_many, **(also or {})})
+        )
+
+    def __call__(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Change these rows, each a mapping of the key and all columns."""
+        if not rows:
+            return
+        if is_postgres(connection):
+            connection.execute(self._many, _turned(self._columns, rows))
+        else:
+            connection.execute(
+                self._one, [{f"new_{name}": row[name] for name in self._columns} for row in rows]
+            )
+
+
+class Taking:
+    """Changes the rows that a query chooses by id, locking them in the query's order so that no two can block each other.
+
+    skip_locked: leave out those that another transaction has in hand."""
+
+    def __init__(
+        self, table: sa.Table, chosen: sa.Select[Any], values: Mapping[str, Any], *,
+        returning: Sequence[sa.Column[Any]] = (), skip_locked: bool = False,
+    ) -> None:  # fmt: skip
+        # Under a CTE with FOR UPDATE PostgreSQL looks at each row again once it has the lock.
+        locked = chosen.with_for_update(key_share=True, skip_locked=skip_locked).cte("chosen")
+        many: Any = sa.update(table).where(table.c.id == locked.c.id).values(values)
+        one: Any = sa.update(table).where(table.c.id.in_(chosen.scalar_subquery())).values(values)
+        if returning:
+            many, one = many.returning(*returning), one.returning(*returning)
+        self._returns = bool(returning)
+        self._many, self._one = many, one
+
+    def __call__(self, connection: Connection, parameters: Row) -> list[sa.Row[Any]]:
+        """Do it; what is to be returned of the rows that were changed, as they are now."""
+        result = connection.execute(self._many if is_postgres(connection) else self._one, parameters)
+        return list(result) if self._returns else []
+
+
+def _turned(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Rows of columns as columns of rows."""
+    return {f"new_{name}": [row[name] for row in rows] for name in columns}

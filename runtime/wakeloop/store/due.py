@@ -1,0 +1,55 @@
+"""What is due, and when the next thing will be: over sessions, deliveries and schedules, in one statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from wakeloop.store.schema import Instant, deliveries, schedules, sessions
+
+_NOW = sa.bindparam("now", type_=Instant())
+
+
+def _first(table: sa.Table, condition: sa.ColumnElement[bool], name: str) -> sa.Label[datetime | None]:
+    chosen = sa.select(table.c.due_at).where(condition).order_by(table.c.due_at).limit(sa.literal_column("1"))
+    return chosen.scalar_subquery().label(name)
+
+
+_LOOK = sa.select(
+    *(
+        _first(table, table.c.due_at.is_not(None), f"first_{table.name}")
+        for table in (sessions, deliveries, schedules)
+    ),
+    *(
+        _first(table, table.c.due_at > _NOW, f"next_{table.name}")
+        for table in (sessions, deliveries, schedules)
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """Of which there is something due, for whatever agent; and when the next of what is not due yet will be."""
+
+    sessions: bool
+    deliveries: bool
+    schedules: bool
+    next: datetime | None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.sessions or self.deliveries or self.schedules)
+
+
+def look(connection: Connection, *, now: datetime) -> Due:
+    """What is due at `now`. Takes nothing and locks nothing: what is due is still to be claimed."""
+    first_session, first_delivery, first_schedule, *later = connection.execute(_LOOK, {"now": now}).one()
+    return Due(
+        sessions=first_session is not None and first_session <= now,
+        deliveries=first_delivery is not None and first_delivery <= now,
+        schedules=first_schedule is not None and first_schedule <= now,
+        next=min((due for due in later if due is not None), default=None),
+    )

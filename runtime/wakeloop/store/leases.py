@@ -1,0 +1,139 @@
+"""The statements of leases: which sessions are due, and which worker has which of them until when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from wakeloop.store.batches import Taking, among
+from wakeloop.store.records import SessionRow
+from wakeloop.store.schema import Instant, sessions
+
+REDISPATCH_SECONDS = 10
+REDISPATCH_DOUBLINGS = 5
+
+SESSION_COLUMNS = (
+    sessions.c.id, sessions.c.agent, sessions.c.key, sessions.c.state, sessions.c.token, sessions.c.version,
+    sessions.c.arrivals, sessions.c.takeovers,
+)  # fmt: skip
+
+_NOW = sa.bindparam("now", type_=Instant())
+_UNTIL = sa.bindparam("until", type_=Instant())
+_OWNER = sa.bindparam("worker", type_=sa.Text())
+_THESE = sa.select(sessions.c.id).where(among(sessions.c.id, "ids")).order_by(sessions.c.id)
+
+
+def redispatch_at(table: sa.Table) -> Any:
+    """When a row is due again that is dispatched now: later each time, by parameters that `redispatch_times` gives."""
+    return sa.case(
+        *(
+            (
+                table.c.dispatches == sa.literal_column(str(count)),
+                sa.bindparam(f"again_{count}", type_=Instant()),
+            )
+            for count in range(REDISPATCH_DOUBLINGS)
+        ),
+        else_=sa.bindparam(f"again_{REDISPATCH_DOUBLINGS}", type_=Instant()),
+    )
+
+
+def redispatch_times(now: datetime) -> dict[str, datetime]:
+    """The parameters of `redispatch_at`: 10 s from now, doubling up to 320 s."""
+    return {
+        f"again_{count}": now + timedelta(seconds=REDISPATCH_SECONDS * 2**count)
+        for count in range(REDISPATCH_DOUBLINGS + 1)
+    }
+
+
+_CLAIM = Taking(
+    sessions,
+    _THESE.where(sessions.c.owner.is_(None), sa.or_(sessions.c.dispatches > 0, sessions.c.due_at <= _NOW)),
+    {"owner": _OWNER, "token": sessions.c.token + 1, "due_at": _UNTIL, "dispatches": 0},
+    returning=SESSION_COLUMNS,
+)
+_EXTEND = Taking(
+    sessions,
+    _THESE.where(sessions.c.owner == _OWNER),
+    {"due_at": _UNTIL},
+    returning=(sessions.c.id, sessions.c.arrivals),
+)
+_HAND_BACK = Taking(
+    sessions,
+    _THESE.where(sessions.c.owner == _OWNER),
+    {"owner": None, "due_at": _NOW, "token": sessions.c.token + 1},
+)
+_CLAIM_DUE = Taking(
+    sessions,
+    sa.select(sessions.c.id)
+    .where(sessions.c.due_at <= _NOW, among(sessions.c.agent, "agents"))
+    .order_by(sessions.c.due_at)
+    .limit(sa.bindparam("most", type_=sa.Integer())),
+    {
+        "due_at": redispatch_at(sessions),
+        "dispatches": sessions.c.dispatches + 1,
+        "token": sa.case((sessions.c.owner.is_(None), sessions.c.token), else_=sessions.c.token + 1),
+        "takeovers": sa.case(
+            (sessions.c.owner.is_(None), sessions.c.takeovers), else_=sessions.c.takeovers + 1
+        ),
+        "owner": None,
+    },
+    returning=(sessions.c.id, sessions.c.agent, sessions.c.key),
+    skip_locked=True,
+)
+_RECOVER = Taking(
+    sessions,
+    sa.select(sessions.c.id)
+    .where(sa.or_(sessions.c.owner.is_not(None), sessions.c.dispatches > 0))
+    .order_by(sessions.c.id),
+    {"due_at": _NOW, "dispatches": 0},
+)
+
+
+def claim(
+    connection: Connection, ids: Collection[int], *, owner: str, now: datetime, until: datetime
+) -> list[SessionRow]:
+    """Take the leases of those of these sessions that are free and need a turn, until `until`.
+
+    Raises their fencing tokens: a former holder's commits are refused from here on."""
+    if not ids:
+        return []
+    rows = _CLAIM(connection, {"ids": sorted(ids), "worker": owner, "now": now, "until": until})
+    return [SessionRow(**row._mapping) for row in rows]
+
+
+def extend(connection: Connection, ids: Collection[int], *, owner: str, until: datetime) -> dict[int, int]:
+    """Extend the leases that `owner` still has on these sessions; the count of arrivals of each."""
+    if not ids:
+        return {}
+    rows = _EXTEND(connection, {"ids": sorted(ids), "worker": owner, "until": until})
+    return {row.id: row.arrivals for row in rows}
+
+
+def hand_back(connection: Connection, ids: Collection[int], *, owner: str, now: datetime) -> None:
+    """Give up the leases on these sessions, whatever their runs were doing: another worker takes them up at once."""
+    if ids:
+        _HAND_BACK(connection, {"ids": sorted(ids), "worker": owner, "now": now})
+
+
+def claim_due(
+    connection: Connection, *, now: datetime, agents: Collection[str], limit: int
+) -> list[tuple[int, str, str]]:
+    """Mark up to `limit` sessions that are due as dispatched, the longest due first; their ids, agents and keys.
+
+    What is due: an instant that a run waits for, something in the inbox, a lease that ran out, or an earlier dispatch
+    that no worker took up (after 10 s, doubling up to 320 s). Two callers never get the same session, and neither
+    waits for the other."""
+    rows = _CLAIM_DUE(
+        connection, {"now": now, "agents": sorted(agents), "most": limit, **redispatch_times(now)}
+    )
+    return sorted((row.id, row.agent, row.key) for row in rows)
+
+
+def recover(connection: Connection, *, now: datetime) -> None:
+    """Make due now whatever was leased or handed to a broker: for a process that knows that it is the only one, and
+    that its predecessor is dead."""
+    _RECOVER(connection, {"now": now})
