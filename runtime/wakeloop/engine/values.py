@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any, get_args, get_origin
 
 from pydantic import (
+    BaseModel,
     ConfigDict,
     PydanticSchemaGenerationError,
     PydanticUserError,
@@ -16,6 +20,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic_core import PydanticSerializationError, to_json
+from typing_extensions import TypeAliasType
 
 from wakeloop.errors import NotSerializable, ValueTooLarge
 
@@ -31,17 +36,19 @@ class Codec:
     alike, so there is never a difference between the two.
     """
 
-    __slots__ = ("_adapter", "_native", "annotation")
+    __slots__ = ("_adapter", "_native", "annotation", "unresolved")
 
-    def __init__(self, annotation: Any) -> None:
+    def __init__(self, annotation: Any, *, unresolved: str | None = None) -> None:
+        """Args: unresolved: why what was really annotated is not known."""
         self.annotation = annotation
+        self.unresolved = unresolved
         self._native = annotation is Any
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_CONFIG)
         except PydanticUserError as error:
             if isinstance(error, PydanticSchemaGenerationError) or error.code != "type-adapter-config-unused":
                 raise
-            self._adapter = TypeAdapter(annotation)
+            self._adapter = _configured(annotation)
 
     def dump(self, value: Any, where: str) -> str:
         """The value as JSON text. `where` names the value in errors, such as "the result of step fetch".
@@ -66,13 +73,14 @@ class Codec:
         else:
             try:
                 back = self._adapter.validate_json(text)
-                same = type(back) is type(value) or bool(back == value)
+                same = bool(back == value) or _is_same(value, back)
             except ValidationError as error:
                 raise self._refusal(value, where, f"it does not come back: {error}") from error
             except Exception as error:
                 raise self._refusal(value, where, f"what comes back cannot be compared: {error!r}") from error
             if not same:
-                raise self._refusal(value, where, f"it would come back as a {_type_name(back)}")
+                other = _type_name(back) if type(back) is not type(value) else "different value"
+                raise self._refusal(value, where, f"it would come back as a {other}")
         return text.decode()
 
     def load(self, text: str) -> Any:
@@ -81,7 +89,12 @@ class Codec:
 
     def _refusal(self, value: Any, where: str, reason: str) -> NotSerializable:
         name = _type_name(value)
-        if self._native:
+        if self.unresolved is not None:
+            advice = (
+                f"its annotation cannot be read where it is defined ({self.unresolved}): define the class at the top level of "
+                "the module, and import it there, not only for type checkers"
+            )
+        elif self._native:
             advice = "annotate the function's return type (a pydantic model, dataclass or builtin type), or return plain JSON values"
         else:
             advice = (
@@ -123,6 +136,50 @@ def _not_native(value: Any) -> Any:
     return value
 
 
+def _configured(annotation: Any) -> TypeAdapter[Any]:
+    """The adapter of a model (which has a configuration of its own), or of a dataclass or TypedDict (which take ours, if
+    it comes from around them, and they have none)."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return TypeAdapter(annotation)
+    alias: Any = TypeAliasType("Value", annotation)
+    return TypeAdapter(alias, config=_CONFIG)
+
+
+def _is_same(value: Any, back: Any) -> bool:
+    """Whether what comes back is the value: of the same parts, equal one by one; NaN is the same as NaN.
+
+    The parts are looked at because a container compares equal to nothing that holds a NaN, and because what a model
+    leaves out (`exclude=True`) or hides (a SecretStr) would be lost without notice. Private attributes do not count."""
+    if isinstance(value, BaseModel):
+        return (
+            type(back) is type(value)
+            and _is_same(value.__dict__, back.__dict__)
+            and _is_same(value.__pydantic_extra__, back.__pydantic_extra__)
+        )
+    if isinstance(value, dict):
+        return (
+            isinstance(back, dict)
+            and len(value) == len(back)
+            and all(key in back and _is_same(part, back[key]) for key, part in value.items())
+        )
+    if isinstance(value, list | tuple):
+        return (
+            isinstance(back, list | tuple)
+            and isinstance(value, list) == isinstance(back, list)
+            and len(value) == len(back)
+            and all(map(_is_same, value, back))
+        )
+    if isinstance(value, float):
+        return bool(back == value) or (value != value and back != back)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(back) is type(value) and all(
+            _is_same(getattr(value, one.name), getattr(back, one.name)) for one in fields(value)
+        )
+    if type(value).__eq__ is object.__eq__:
+        return type(back) is type(value)
+    return bool(back == value)
+
+
 JSON_CODEC = Codec(Any)
 
 
@@ -146,21 +203,33 @@ def result_codec(function: Callable[..., Any]) -> Codec:
 
     An annotation that pydantic has no schema for, such as a class of another library, counts as none: such a value is
     then refused when it is dumped, with the step's name and its type."""
-    annotation = return_annotation(function)
     try:
-        return codec_for(annotation)
+        return codec_for(return_annotation(function))
+    except NameError as error:
+        return Codec(Any, unresolved=str(error))
     except (PydanticSchemaGenerationError, PydanticUserError):
         return JSON_CODEC
 
 
 def return_annotation(function: Callable[..., Any]) -> Any:
-    """A function's return annotation, resolved; Any if there is none."""
-    target = inspect.unwrap(function)
+    """A function's return annotation, resolved; Any if there is none.
+
+    Raises NameError if it names something that is not to be found where the function is defined."""
+    target = function
+    while True:
+        unwrapped = target.func if isinstance(target, functools.partial) else inspect.unwrap(target)
+        if unwrapped is target:
+            break
+        target = unwrapped
     if not (inspect.isfunction(target) or inspect.ismethod(target)):
         target = getattr(target, "__call__", target)  # noqa: B004
+    written = getattr(target, "__annotations__", {}).get("return", Any)
+    # Only the result counts: what the arguments are called may be known to type checkers alone.
+    alone = types.SimpleNamespace(__annotations__={"return": written})
+    scope = getattr(inspect.unwrap(target), "__globals__", {})
     try:
-        hints = typing.get_type_hints(target, include_extras=True)
-    except (NameError, TypeError, AttributeError):
+        hints = typing.get_type_hints(alone, scope, _closure(target), include_extras=True)
+    except (TypeError, AttributeError, SyntaxError):
         return Any
     annotation = hints.get("return", Any)
     origin = get_origin(annotation)
@@ -170,3 +239,16 @@ def return_annotation(function: Callable[..., Any]) -> Any:
     ):
         return get_args(annotation)[-1]
     return annotation
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """What a function knows by name from the functions around it."""
+    function = getattr(function, "__func__", function)
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    found = {}
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:
+            continue  # not assigned yet
+    return found
