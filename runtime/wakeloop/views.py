@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from wakeloop.agent import Agent
 from wakeloop.engine.commands import Wakeup
@@ -72,7 +72,10 @@ def run_view(row: Any, agent: Agent | None) -> RunView:
     result = None
     if row.result is not None:
         codec = result_codec(agent.handler) if agent is not None else JSON_CODEC
-        result = codec.load(row.result)
+        try:
+            result = codec.load(row.result)
+        except ValidationError:  # the handler returned something else in those days
+            result = JSON_CODEC.load(row.result)
     error = RunError.model_validate_json(row.failure) if row.failure else None
     return RunView(
         id=str(row.id),
@@ -112,7 +115,10 @@ def message_view(row: Any) -> Message:
 def state_view(text: str | None, agent: Agent | None) -> BaseModel | Any:
     """A session's state: of the agent's model if the agent is known and has one, else plain JSON."""
     if agent is not None and agent.state is not None:
-        return agent.state() if text is None else agent.state.model_validate_json(text)
+        try:
+            return agent.state() if text is None else agent.state.model_validate_json(text)
+        except ValidationError:  # the model has changed since: plain JSON shows at least what is there
+            return JSON_CODEC.load(text or "null")
     return None if text is None else JSON_CODEC.load(text)
 
 

@@ -254,6 +254,8 @@ class Context(Generic[S]):
         default. Raises NotFound if no agent of that name is known, NotSerializable for an input that is no JSON."""
         name = agent.name if isinstance(agent, Agent) else agent
         text = JSON_CODEC.dump(_plain(input), f"the input of agent {name}")
+        if key is not None and not (isinstance(key, str) and key):
+            raise TypeError(f"spawn({name}, key={key!r}): a session's key is a text that is not empty")
         run = self._run
 
         def effect() -> tuple[str, list[Command]]:
@@ -373,6 +375,8 @@ class OwnSchedule:
 
     def set(self, trigger: Schedule) -> str:
         """Wake this session by `cron(...)`, `every(...)` or `at(...)` from now on; the id cancels it."""
+        if not isinstance(trigger, Schedule):
+            raise TypeError(f"schedule.set() takes cron(...), every(...) or at(...), not {trigger!r}")
         run = self._run
 
         def effect() -> tuple[str, list[Command]]:

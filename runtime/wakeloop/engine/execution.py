@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -111,6 +112,17 @@ class Stretch:
     by_others: bool
 
 
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""When a sleep without an end is over."""
+
+OPERATIONS_BEFORE_REST = 100_000
+"""Operations that may be issued before the handler must have come to rest: some never let the loop take its turn."""
+
+
+class _Halt(BaseException):
+    """Ends a task of a handler that does not come to rest, whatever it catches."""
+
+
 class UnknownOutcome(WakeloopError):
     """A step that may not be repeated was under way when its worker died. Facts: `op`, `step`."""
 
@@ -162,9 +174,8 @@ class Execution:
         self._done = {record.op: record for record in journal if record.kind in DONE}
         self._steps = _step_history(journal)
         self._replaying = True
-        self._divergence: NonDeterminismError | None = None
+        self._trouble: WakeloopError | None = None
         self._timers: dict[int, Operation] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[Any] | None = None
         self._undelivered: list[Record] = []
         self._stretches: list[Stretch] = []
@@ -186,10 +197,9 @@ class Execution:
         self._enter_stretch(0, state)
         context = contextvars.Context()
         context.run(current_run.set, self)
-        self._main = asyncio.Task(
-            self.agent.handler(Context(self)), loop=self.loop, name=self.facts.id, context=context
+        self._main = self.loop.create_task(
+            self.agent.handler(Context(self)), name=self.facts.id, context=context
         )
-        self._tasks.add(self._main)
         self._rest()
         for record in self._journal:
             if record.kind in DELIVERED:
@@ -246,8 +256,7 @@ class Execution:
 
     def close(self) -> None:
         """Drop the run from memory, wherever it stands."""
-        self.loop.discard({task for task in self._tasks if not task.done()})
-        self._tasks.clear()
+        self.loop.discard()
         self.pending.clear()
 
     # ------------------------------------------------------------------ what is left to do
@@ -324,8 +333,7 @@ class Execution:
         """Do something that is finished where it is issued: its value and commands are recorded in the next commit.
 
         Not carried out again in a replay, which returns the recorded value or raises the recorded failure."""
-        self._ops += 1
-        op = self._ops
+        op = self._next_op()
         record = self._done.pop(op, None)
         if record is not None:
             if (record.kind, record.name) != (kind, name):
@@ -338,10 +346,9 @@ class Execution:
         try:
             value, commands = effect()
             text = codec.dump(value, f"{kind} {name}".rstrip())
-        except WakeloopError as error:
+        except Exception as error:
             failed = self._record(op, kind, name, ok=False, value=describe(error).model_dump_json())
-            error.__wakeloop_origin__ = failed.seq  # type: ignore[attr-defined]
-            raise
+            raise self._rebuilt(failed, name) from error
         self._record(op, kind, name, value=text)
         self.commands.extend(commands)
         return value
@@ -356,8 +363,18 @@ class Execution:
 
     # ------------------------------------------------------------------ inside
 
-    def _issue(self, kind: Kind, name: str, **details: Any) -> Operation:
+    def _next_op(self) -> int:
         self._ops += 1
+        if self._ops > self._stretches[-1].ops + OPERATIONS_BEFORE_REST:
+            self._trouble = self._trouble or WakeloopError(
+                f"the handler does not come to rest: it asked for {OPERATIONS_BEFORE_REST:,} things without waiting for "
+                "anything; put an `await asyncio.sleep(seconds)` or `await ctx.receive()` in its loop"
+            )
+            raise _Halt
+        return self._ops
+
+    def _issue(self, kind: Kind, name: str, **details: Any) -> Operation:
+        self._next_op()
         operation = Operation(no=self._ops, kind=kind, name=name, future=self.loop.create_future(), **details)
         self.pending[operation.no] = operation
         return operation
@@ -371,8 +388,11 @@ class Execution:
             raise
 
     def _timer_set(self, handle: asyncio.TimerHandle) -> None:
-        self._ops += 1
-        due = self.facts.started_at + timedelta(microseconds=round(handle.when() * 1_000_000))
+        self._next_op()
+        try:
+            due = self.facts.started_at + timedelta(microseconds=round(handle.when() * 1_000_000))
+        except OverflowError:
+            due = FOREVER if handle.when() > 0 else self.now
         operation = Operation(no=self._ops, kind=Kind.TIMER, name="", timer=handle, due=due)
         self.pending[operation.no] = operation
         self._timers[id(handle)] = operation
@@ -439,19 +459,23 @@ class Execution:
         self._rest()
 
     def _rebuilt(self, record: Record, name: str) -> Exception:
-        error = rebuild(Failure.model_validate_json(record.value or "{}"), name)
+        error = rebuild(Failure.model_validate_json(record.value or "{}"), name, kind=record.kind)
         error.__wakeloop_origin__ = record.seq  # type: ignore[attr-defined]
         return error
 
     def _rest(self) -> None:
         with inside_handler(self.facts.id):
-            try:
-                self.loop.run_until_quiet()
-            except SystemExit:
-                pass  # the handler's task holds it: the run failed, the worker goes on
-        self._tasks.update(task for task in asyncio.all_tasks(self.loop) if not task.done())
-        if self._divergence is not None:
-            raise self._divergence
+            while True:
+                try:
+                    self.loop.run_until_quiet()
+                    break
+                except SystemExit:
+                    continue  # a task holds it: the run may fail of it, the worker goes on
+                except KeyboardInterrupt:
+                    if threading.current_thread() is threading.main_thread():
+                        raise  # somebody's Ctrl-C
+        if self._trouble is not None:
+            raise self._trouble
         if self._state_codec is not None:
             self.state_text = self._dump_state()
         if self._replaying:
@@ -526,13 +550,13 @@ class Execution:
             self._diverge(_titles(before), _titles(after) or "nothing")
 
     def _diverge(self, recorded: str, issued: str) -> NoReturn:
-        self._divergence = self._divergence or NonDeterminismError(
+        self._trouble = self._trouble or NonDeterminismError(
             f"run {self.facts.id} of {self.agent.name} cannot go on: its journal holds {recorded}, its code asks for "
             f"{issued}. The code before this point changed while the run was asleep. Restore it, or keep both ways with "
             "ctx.patched(...), then `wakeloop retry`",
             recorded=recorded, issued=issued,
         )  # fmt: skip
-        raise self._divergence
+        raise self._trouble
 
     def _resting(self) -> str:
         waiting = _titles([(op.no, op.kind, op.name) for op in self.pending.values()])

@@ -97,7 +97,7 @@ def _is_kept(value: Any) -> bool:
         return False
 
 
-def rebuild(failure: Failure, step: str) -> Exception:
+def rebuild(failure: Failure, step: str, *, kind: str = "step") -> Exception:
     """The exception again: of its own class if that is loaded, so that `except` finds it, with the same words.
 
     The class's `__init__` is not called; arguments and plain attributes are put back as they were. What cannot be made
@@ -108,14 +108,14 @@ def rebuild(failure: Failure, step: str) -> Exception:
     error = _remade(failure, found, step) if _is_raisable(found) else None
     if error is None:
         error = StepFailed(
-            f"step {step} raised {_title_with_module(failure)}",
+            f"{kind} {step} raised {_title_with_module(failure)}",
             step=step,
             error_type=f"{failure.module}.{failure.name}",
         )
         base = getattr(builtins, failure.base, Exception)
         if _is_raisable(base) and not issubclass(StepFailed, base) and base is not ExceptionGroup:
             error = _also(StepFailed, base, error)
-    error.add_note(f"(raised by step {step}; its own traceback is in the journal)")
+    error.add_note(f"(raised by {kind} {step}; its own traceback is in the journal)")
     return error
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from wakeloop.errors import OutsideStep, WakeloopError
@@ -13,8 +15,23 @@ from wakeloop.errors import OutsideStep, WakeloopError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+CLOSINGS = 10
+"""How often a coroutine that awaits while it is dropped is told again."""
+
 CALLBACKS_BEFORE_REST = 1_000_000
 """Callbacks that may run before the loop must have come to rest; a handler that spins is stopped there."""
+
+
+class DurableTask(asyncio.Task[T]):
+    """A task whose hash is its number on its loop, so that sets of tasks have the same order in every replay: those that
+    a TaskGroup cancels, and those that `asyncio.wait` gives."""
+
+    def __init__(self, coro: Any, *, loop: DeterministicLoop, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(coro, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._number
 
 
 class DeterministicLoop(asyncio.AbstractEventLoop):
@@ -32,6 +49,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._closed = False
         self._running = False
         self._cancelled: Callable[[asyncio.TimerHandle], None] = lambda handle: None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks_made = 0
+        self._prune_at = 64
         self.unhandled: list[dict[str, Any]] = []
 
     # ------------------------------------------------------------------ driving
@@ -45,7 +65,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._time = max(self._time, to)
 
     def fire(self, handle: asyncio.TimerHandle) -> None:
-        """Make a timer's callback ready to run."""
+        """Make a timer's callback ready to run. The time is its time at the least, whatever was rounded on the way."""
+        self.advance(handle.when())
         self._ready.append(handle)
 
     def run_until_quiet(self) -> None:
@@ -53,7 +74,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
         Raises WakeloopError if the code does not come to rest."""
         previous = asyncio._get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
         asyncio._set_running_loop(self)
+        sys.set_asyncgen_hooks(None, self._close_generator)
         self._running = True
         budget = CALLBACKS_BEFORE_REST
         try:
@@ -69,26 +92,32 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                     )
         finally:
             self._running = False
+            sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(previous)
+            if len(self._tasks) > self._prune_at:
+                self._tasks = {task for task in self._tasks if not task.done()}
+                self._prune_at = 2 * len(self._tasks) + 64
 
-    def discard(self, tasks: set[asyncio.Task[Any]]) -> None:
-        """Drop these tasks where they stand. Their `finally` blocks see GeneratorExit; nothing they schedule runs."""
+    def discard(self) -> None:
+        """Drop all tasks where they stand. Their `finally` blocks see GeneratorExit; nothing they schedule runs."""
         self._closed = True
         self._ready.clear()
         previous = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
-            for task in tasks:
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                coroutine = task.get_coro()
-                if coroutine is not None:
-                    try:
-                        coroutine.close()
-                    except Exception:
-                        pass  # its cleanup awaited, or asked for something: nobody is listening any more
+            while self._tasks:  # cleanup may make more of them
+                task = self._tasks.pop()
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task.get_coro())
         finally:
             self._ready.clear()
             asyncio._set_running_loop(previous)
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Let an asynchronous generator that nobody iterates any more clean up, which may await: as asyncio does."""
+        if self._running and asyncio._get_running_loop() is self:
+            self.create_task(generator.aclose())
 
     # ------------------------------------------------------------------ what asyncio needs of a loop
 
@@ -141,7 +170,12 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
         **options: Any,
     ) -> asyncio.Task[T]:
-        return asyncio.Task(coro, loop=self, name=name or "task", context=context, **options)  # type: ignore[arg-type,unused-ignore]
+        self._tasks_made += 1
+        task: DurableTask[T] = DurableTask(
+            coro, loop=self, number=self._tasks_made, name=name or "task", context=context, **options
+        )
+        self._tasks.add(task)
+        return task
 
     def set_task_factory(self, factory: Any) -> NoReturn:
         raise OutsideStep("a task factory cannot be set on the loop that makes a handler durable")
@@ -177,6 +211,16 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._closed = True
 
 
+def _close(coroutine: Any) -> None:
+    """Close a coroutine that may not want to."""
+    for _ in range(CLOSINGS):
+        try:
+            coroutine.close()
+        except (Exception, SystemExit, GeneratorExit):
+            continue  # its cleanup awaited, or asked for something: nobody is listening any more
+        return
+
+
 def _refuse(name: str) -> Callable[..., NoReturn]:
     def refused(self: DeterministicLoop, *args: object, **options: object) -> NoReturn:
         raise OutsideStep(
@@ -200,3 +244,18 @@ _REAL_IO = [
 for _name in _REAL_IO:
     setattr(DeterministicLoop, _name, _refuse(_name))
 DeterministicLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+_as_completed: Any = asyncio.as_completed
+
+
+@functools.wraps(_as_completed)
+def _as_completed_in_order(fs: Any, *, timeout: float | None = None) -> Any:
+    # asyncio's own starts coroutines in the order of a set of them, which is that of their addresses in memory.
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, DeterministicLoop) and not (asyncio.isfuture(fs) or asyncio.iscoroutine(fs)):
+        fs = [asyncio.ensure_future(one, loop=loop) for one in dict.fromkeys(fs)]
+    return _as_completed(fs, timeout=timeout)
+
+
+asyncio.as_completed = asyncio.tasks.as_completed = _as_completed_in_order

@@ -175,7 +175,7 @@ def _is_same(value: Any, back: Any) -> bool:
         return type(back) is type(value) and all(
             _is_same(getattr(value, one.name), getattr(back, one.name)) for one in fields(value)
         )
-    if type(value).__eq__ is object.__eq__:
+    if getattr(type(value), "__eq__", None) is object.__eq__:
         return type(back) is type(value)
     return bool(back == value)
 
