@@ -14,7 +14,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool
 
 from wakeloop.clock import Clock, OffsetClock, SystemClock
 from wakeloop.errors import ConfigurationError
@@ -66,7 +66,8 @@ class Database:
             "connect_args": {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
         }
         if self.url.database in (None, "", ":memory:"):
-            options["poolclass"] = StaticPool
+            # The database is its one connection, which threads have to take turns with.
+            options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
         else:
             Path(str(self.url.database)).expanduser().parent.mkdir(parents=True, exist_ok=True)
             options |= {"pool_size": pool_size, "max_overflow": pool_size}
