@@ -26,6 +26,7 @@ from wakeloop.errors import ConfigurationError
 from wakeloop.logs import get_logger
 from wakeloop.settings import Settings
 from wakeloop.terminal import distance, moment, trigger_words
+from wakeloop.thread_worker import ThreadWorker
 from wakeloop.web.app import make_app as make_web_app
 from wakeloop.web.server import WebServer, listen, url_of
 from wakeloop.wiring import Runtime
@@ -95,7 +96,7 @@ class _Worker:
             concurrency=settings.worker_concurrency,
             host=lambda: runtime,
         )
-        self._worker = EmbeddedWorker(self.app)
+        self._worker = EmbeddedWorker(self.app) if self.app.embedded else ThreadWorker(self.app)
 
     def start(self) -> None:
         self._worker.start()

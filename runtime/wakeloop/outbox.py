@@ -156,7 +156,7 @@ class Outbox:
 
         self._database.retrying(work, seconds=CLAIM_SECONDS / 2)
         if sent.receipt is not None:
-            log.info("message out", channel=row.channel, contact=row.contact, delivery=str(row.id))
+            log.info("message out", channel=row.channel, contact=row.contact)
 
     def fall_through(self, connection: Connection, message_id: UUID, reason: str, *, now: datetime) -> None:
         """A delivery failed for good: try the contact's next channel, or tell whoever asked that there is none."""

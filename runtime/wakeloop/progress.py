@@ -29,9 +29,9 @@ def tell(commit: SessionCommit) -> None:
         for record in commit.records.get(id, ()):
             if record.kind is Kind.STEP:
                 run.info("step done" if record.ok else "step failed", step=record.name)
+        if values.get("waits") is not None:
+            run.info("run waits", **_until(values.get("wake_at")))
         match values.get("status"):
-            case RunStatus.WAITING:
-                run.info("run waits", **_until(values.get("wake_at")))
             case RunStatus.COMPLETED | RunStatus.CANCELLED as ended:
                 run.info(f"run {ended}")
             case RunStatus.FAILED:
@@ -41,7 +41,7 @@ def tell(commit: SessionCommit) -> None:
 
 def _changed(commit: SessionCommit) -> Iterator[tuple[UUID, dict[str, Any]]]:
     for row in commit.new_runs:
-        facts = ("started_at", "status", "wake_at", "failure")
+        facts = ("started_at", "status", "waits", "wake_at", "failure")
         yield row.id, {name: getattr(row, name) for name in facts}
     yield from commit.runs.items()
 

@@ -26,7 +26,8 @@ from wakeloop.cli.base import (
 )
 from wakeloop.cli.words import event_words, record_words, short_id, wait_words
 from wakeloop.coming import coming, next_by_agent
-from wakeloop.engine.journal import Record, load_waits
+from wakeloop.engine.failures import Failure
+from wakeloop.engine.journal import Kind, Record, load_waits
 from wakeloop.errors import NotFound
 from wakeloop.operations import find_run
 from wakeloop.status import RunStatus
@@ -272,14 +273,22 @@ def _show(choices: Choices, database: Database, fragment: str) -> None:
             say(("open question ", "yellow"), f"{request.code} to {request.contact}: {short(request.text)}")
     if run.error:
         say((run.error, "bold red"))
-        if run.traceback:
-            say((run.traceback.rstrip(), "dim"))
+        for trace in filter(None, [_trace_of_last_step(journal), run.traceback]):
+            say((trace.rstrip(), "dim"))
         say(
             "next: ",
             ("wakeloop retry ", "bold"),
             (short_id(run.id), "bold"),
             " goes on from its last recorded step",
         )
+
+
+def _trace_of_last_step(journal: list[Record]) -> str | None:
+    """Where the last failed step failed, which the run's own traceback does not show."""
+    failed = [record for record in journal if record.kind is Kind.STEP and not record.ok]
+    if not failed or not failed[-1].value:
+        return None
+    return Failure.model_validate_json(failed[-1].value).trace or None
 
 
 def _record_data(record: Record) -> dict[str, Any]:
