@@ -25,7 +25,7 @@ from wakeloop.store.records import (
     SessionRow,
     Settlement,
 )
-from wakeloop.triggers import dump_schedule, load_schedule
+from wakeloop.triggers import At, dump_schedule, load_schedule
 from wakeloop.world import World, signal_posts
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -95,7 +95,11 @@ class Changes:
             case cmd.EmitSignal(signal=signal):
                 self.commit.posts.extend(signal_posts(self._world.registry, signal))
             case cmd.SetWakeup():
-                nominal = calendar.next_after(command.schedule, command.anchor, anchor=command.anchor)
+                schedule = command.schedule
+                if isinstance(schedule, At):
+                    nominal: datetime | None = schedule.when  # one that is past already is due at once
+                else:
+                    nominal = calendar.next_after(schedule, command.anchor, anchor=command.anchor)
                 due = (
                     calendar.jittered(command.schedule, command.id, nominal) if nominal is not None else None
                 )

@@ -108,7 +108,7 @@ def _tasks(port: int) -> dict[str, dict[str, str]]:
     ("variable", "value", "words"),
     [
         ("WAKELOOP_DATABASE_URL", "postgresql://nobody:secret@127.0.0.1:1/none", "WAKELOOP_DATABASE_URL"),
-        ("WAKELOOP_DATABASE_URL", "mysql://localhost/x", "SQLite or PostgreSQL"),
+        ("WAKELOOP_DATABASE_URL", "mysql://localhost/x", "sqlite:// or postgresql://"),
         ("WAKELOOP_BROKER_URL", "redis://127.0.0.1:1/0", "broker"),
     ],
 )

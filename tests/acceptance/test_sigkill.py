@@ -44,7 +44,7 @@ def test_a_worker_killed_at_any_crash_point_is_replaced_without_loss_or_repetiti
 ) -> None:
     """The run completes, each message is sent once, and only a step that was not committed may run twice."""
     with plant.web() as web, plant.worker("doomed", crash_at=point, passing=passing) as doomed:
-        web.wait_for("Uvicorn running")
+        web.wait_for("wakeloop web on")
         doomed.wait_for("ready.")
         run = plant.start("survivor", "it")
 
@@ -104,12 +104,12 @@ def test_a_webhook_whose_service_dies_before_it_answers_counts_once(plant: Plant
         question = plant.twilio.wait_for(1, to=ALICE, timeout=60)[0]
         sid = "SM" + "7" * 32
         with plant.web() as web:
-            web.wait_for("Uvicorn running")
+            web.wait_for("wakeloop web on")
             for _ in range(3):
                 assert plant.twilio.reply("yes", from_=question.to, sid=sid).status == 200
             web.kill()
         with plant.web() as web:
-            web.wait_for("Uvicorn running")
+            web.wait_for("wakeloop web on")
             assert plant.twilio.reply("yes", from_=question.to, sid=sid).status == 200
             plant.wait_until_over("survivor", 1, seconds=60)
             plant.twilio.wait_for(2, to=ALICE, timeout=60)
