@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from wakeloop.errors import OutsideStep
 
-_BLOCKING = {"time.sleep"}
+_BLOCKING = {"builtins.input", "time.sleep"}
 _REAL_IO = {
     "ftplib.connect", "http.client.connect", "imaplib.open", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn",
     "os.spawn", "os.system", "smtplib.connect", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname",
@@ -39,14 +41,26 @@ def _install() -> None:
         with _lock:
             if not _installed:
                 sys.addaudithook(_hook)
+                if sys.version_info < (3, 13):
+                    time.sleep = _audited(time.sleep)  # Python itself audits it from 3.13 on
                 _installed = True
+
+
+def _audited(sleep: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(sleep)
+    def audited(seconds: Any, /) -> None:
+        if getattr(_place, "run", None) is not None:
+            _hook("time.sleep", (seconds,))
+        sleep(seconds)
+
+    return audited
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
     if (event in _BLOCKING or event in _REAL_IO) and getattr(_place, "run", None) is not None:
         if event in _BLOCKING:
             raise OutsideStep(
-                f"{event}() in the handler of run {_place.run} would block every run of this worker; "
+                f"{event.removeprefix('builtins.')}() in the handler of run {_place.run} would block every run of this worker; "
                 "use `await asyncio.sleep(...)` or `await ctx.sleep(...)`, which is durable"
             )
         raise OutsideStep(
