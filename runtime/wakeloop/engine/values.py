@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, get_args, get_origin
 
@@ -169,6 +170,9 @@ def _is_same(value: Any, back: Any) -> bool:
             and len(value) == len(back)
             and all(map(_is_same, value, back))
         )
+    if isinstance(value, datetime) and isinstance(back, datetime):
+        # In the hour that comes twice, a time equals none of another zone (PEP 495), be it the same instant.
+        return value.tzinfo is not None and back.tzinfo is not None and value.timestamp() == back.timestamp()
     if isinstance(value, float):
         return bool(back == value) or (value != value and back != back)
     if is_dataclass(value) and not isinstance(value, type):
@@ -184,7 +188,8 @@ JSON_CODEC = Codec(Any)
 
 
 @lru_cache(maxsize=4096)
-def _hashable_codec(annotation: Any) -> Codec:
+def _hashable_codec(annotation: Any, written: str) -> Codec:
+    # `written` tells apart `str | datetime` and `datetime | str`, which are equal and do not load the same.
     return Codec(annotation)
 
 
@@ -193,7 +198,7 @@ def codec_for(annotation: Any) -> Codec:
     if annotation is Any or annotation is inspect.Parameter.empty:
         return JSON_CODEC
     try:
-        return _hashable_codec(annotation)
+        return _hashable_codec(annotation, repr(annotation))
     except TypeError:
         return Codec(annotation)
 
