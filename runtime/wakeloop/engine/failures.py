@@ -128,27 +128,27 @@ def _remade(failure: Failure, found: type[Exception], step: str) -> Exception | 
     try:
         if issubclass(found, ExceptionGroup):
             return found(failure.args[0], [rebuild(part, step) for part in failure.parts])
-        error = found.__new__(found, *failure.args)
-        error.args = tuple(failure.args)
-        error.__dict__.update(failure.facts)
-        if isinstance(error, OSError):
-            for name in _OS_FACTS:
-                setattr(error, name, error.__dict__.pop(name, None))
+        error = _filled(found, failure)
         if _text(error) != failure.text:
-            error = _with_words(found, failure, error)
+            # What its words were made of is gone, so it is of a class that knows them.
+            words = {"__str__": lambda self: failure.text, "__module__": found.__module__}
+            error = _filled(
+                type(found.__name__, (found,), words | {"__qualname__": found.__qualname__}), failure
+            )
     except Exception:  # a class that cannot be made without its __init__ is described instead
         return None
     return error
 
 
-def _with_words(found: type[Exception], failure: Failure, error: Exception) -> Exception:
-    """The same, of a class that says what it said: what its words were made of is gone."""
-    words = {"__str__": lambda self: failure.text, "__module__": found.__module__}
-    made = type(found.__name__, (found,), words | {"__qualname__": found.__qualname__})
-    again: Exception = made.__new__(made, *failure.args)
-    again.args = error.args
-    again.__dict__.update(error.__dict__)
-    return again
+def _filled(cls: type[Exception], failure: Failure) -> Exception:
+    error = cls.__new__(cls, *failure.args)
+    error.args = tuple(failure.args)
+    for name, value in failure.facts.items():
+        if isinstance(error, OSError) and name in _OS_FACTS:
+            setattr(error, name, value)
+        else:
+            error.__dict__[name] = value
+    return error
 
 
 def _also(cls: type[StepFailed], base: type[Exception], error: StepFailed) -> StepFailed:
