@@ -34,7 +34,7 @@ from wakeloop.world import World
 
 log = get_logger("wakeloop.outbox")
 
-CLAIM_SECONDS = 120
+SEND_SECONDS = 15.0
 TRIES = 8
 LONGEST_WAIT_SECONDS = 900.0
 RECONCILE_SECONDS = 5.0
@@ -59,10 +59,20 @@ class Outbox:
     What fails for good falls through to the contact's next channel; out of channels, a question's asker is told.
     """
 
-    def __init__(self, *, database: Database, world: World, channels: Mapping[str, Channel]) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        world: World,
+        channels: Mapping[str, Channel],
+        send_seconds: float = SEND_SECONDS,
+    ) -> None:
+        """`send_seconds`: how long an attempt may take; its outcome is unknown after that. A delivery is claimed for
+        twice as long, so that nobody looks for one that is still being sent."""
         self._database = database
         self._world = world
         self._channels = channels
+        self._send_seconds = send_seconds
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{random.SystemRandom().getrandbits(32):08x}"
 
     async def deliver(self, ids: Sequence[str], changed: Callable[[], None] = lambda: None) -> None:
@@ -86,7 +96,7 @@ class Outbox:
         def work() -> list[Any]:
             with self._database.begin() as connection:
                 now = self._database.now()
-                until = now + timedelta(seconds=CLAIM_SECONDS)
+                until = now + timedelta(seconds=2 * self._send_seconds)
                 return outbox.claim(connection, ids, owner=self._owner, now=now, until=until)
 
         return self._database.retrying(work, seconds=PATIENCE_SECONDS)
@@ -105,13 +115,14 @@ class Outbox:
             claimed_at=row.claimed_at or self._database.now(),
         )
         try:
-            if row.status != DeliveryStatus.PENDING and channel.capabilities.reconcile:
-                found = await channel.find_sent(message, self._known(row, message.claimed_at))
-                if found is not None:
-                    log.info("found sent before a crash", delivery=str(row.id))
-                    return _Sent(receipt=found, status=found.status)
-            receipt = await channel.send(message)
-            return _Sent(receipt=receipt, status=receipt.status)
+            async with asyncio.timeout(self._send_seconds):
+                if row.status != DeliveryStatus.PENDING and channel.capabilities.reconcile:
+                    found = await channel.find_sent(message, self._known(row, message.claimed_at))
+                    if found is not None:
+                        log.info("found sent before a crash", delivery=str(row.id))
+                        return _Sent(receipt=found, status=found.status)
+                receipt = await channel.send(message)
+                return _Sent(receipt=receipt, status=receipt.status)
         except PermanentChannelError as error:
             return _Sent(status=DeliveryStatus.FAILED, error=_words(error))
         except TemporaryChannelError as error:
@@ -154,7 +165,7 @@ class Outbox:
                 if written and status is DeliveryStatus.FAILED:
                     self.fall_through(connection, row.message_id, error or "", now=now)
 
-        self._database.retrying(work, seconds=CLAIM_SECONDS / 2)
+        self._database.retrying(work, seconds=self._send_seconds)
         if sent.receipt is not None:
             log.info("message out", channel=row.channel, contact=row.contact)
 

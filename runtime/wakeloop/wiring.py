@@ -57,7 +57,12 @@ class Runtime:
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
         self.world = World(registry=self._load_agents(), people=people, ids=SystemClock())
-        self.outbox = Outbox(database=self.database, world=self.world, channels=self.channels)
+        self.outbox = Outbox(
+            database=self.database,
+            world=self.world,
+            channels=self.channels,
+            send_seconds=settings.lease_seconds,
+        )
         self.timers = Timers(database=self.database, world=self.world)
         self.intake = Intake(
             database=self.database,

@@ -136,7 +136,19 @@ class Plant:
         environment = dict(self.environment)
         if crash_at is not None:
             environment |= {"CRASH_AT": crash_at, "CRASH_ON": str(passing)}
-        argv = [BIN / "celery", "-A", app, "worker", "-n", f"{name}@here", "-c", "8", "-l", "INFO", "--without-mingle"]
+        argv = [
+            BIN / "celery",
+            "-A",
+            app,
+            "worker",
+            "-n",
+            f"{name}@here",
+            "-c",
+            "8",
+            "-l",
+            "INFO",
+            "--without-mingle",
+        ]
         return Program(argv, env=environment, cwd=self.folder)
 
     def web(self) -> Program:
@@ -167,6 +179,16 @@ class Plant:
             if sum(run.status not in ("queued", "running", "waiting") for run in runs) >= count:
                 return runs
         raise AssertionError(f"after {seconds} s: {[(run.status, run.error) for run in runs]}")
+
+    def wait_until_sent(self, count: int, *, seconds: float) -> None:
+        """Wait until so many messages are recorded as taken by their provider, and none is still to be sent."""
+        sent: list[Any] = []
+        for _ in poll(seconds):
+            with self.runtime.database.read() as connection:
+                sent = queries.sent(connection)
+            if len(sent) >= count:
+                return
+        raise AssertionError(f"after {seconds} s {len(sent)} messages are recorded as sent")
 
     def effects_of(self, prefix: str) -> Counter[str]:
         """How often each effect took place."""
