@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,10 @@ class Answer:
 
 
 @pytest.fixture
-def internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
+def internet(monkeypatch: pytest.MonkeyPatch) -> Internet:
     found = Internet()
     monkeypatch.setattr("urllib.request.urlopen", found.urlopen)
-    yield found
+    return found
 
 
 def test_watchdog_tells_once_when_a_url_goes_down_and_once_when_it_is_back(
