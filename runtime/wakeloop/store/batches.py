@@ -82,14 +82,15 @@ def arrays(table: sa.Table, columns: Sequence[str]) -> Any:
 
 
 class Insert:
-    """Adds rows to a table. `new_only`: those that a unique key refuses are left out."""
+    """Adds rows to a table. new: the columns of a unique key; rows that it refuses are left out. An empty one: those
+    that any unique key refuses."""
 
     def __init__(
         self,
         table: sa.Table,
         columns: Sequence[str],
         *,
-        new_only: bool = False,
+        new: Sequence[str] | None = None,
         returning: Sequence[str] = (),
     ) -> None:
         self._columns = tuple(columns)
@@ -98,8 +99,10 @@ class Insert:
         chosen = sa.select(*(source.c[name] for name in self._columns))
         many: Any = postgresql.insert(table).from_select(list(self._columns), chosen)
         one: Any = sqlite.insert(table).values({name: sa.bindparam(name) for name in self._columns})
-        if new_only:
-            many, one = many.on_conflict_do_nothing(), one.on_conflict_do_nothing()
+        if new is not None:
+            key = [table.c[name] for name in new] or None
+            many = many.on_conflict_do_nothing(index_elements=key)
+            one = one.on_conflict_do_nothing(index_elements=key)
         if returning:
             back = [table.c[name] for name in returning]
             many, one = many.returning(*back), one.returning(*back)

@@ -23,10 +23,10 @@ _FIND_SESSION = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where
     sessions.c.agent == sa.bindparam("agent"), sessions.c.key == sa.bindparam("key")
 )
 _INSERT_SESSIONS = Insert(
-    sessions, ("agent", "key", "created_at"), new_only=True, returning=("id", "agent", "key")
+    sessions, ("agent", "key", "created_at"), new=("agent", "key"), returning=("id", "agent", "key")
 )
 _POST = Insert(
-    inbox, ("session_id", "kind", "target", "dedupe", "body", "arrived_at"), new_only=True, returning=("session_id",)
+    inbox, ("session_id", "kind", "target", "dedupe", "body", "arrived_at"), new=("session_id", "dedupe"), returning=("session_id",)
 )  # fmt: skip
 _QUEUE_RUNS = Insert(
     runs,
@@ -34,7 +34,7 @@ _QUEUE_RUNS = Insert(
         "id", "session_id", "event", "created_at", "status", "schedule_id", "nominal", "skipped", "skip_count",
         "ended_at", "parent_id", "parent_session_id",
     ),
-    new_only=True,
+    new=(),
     returning=("session_id", "status"),
 )  # fmt: skip
 

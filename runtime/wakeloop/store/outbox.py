@@ -132,7 +132,7 @@ _OF_ADDRESS = sa.and_(
 )
 _OPTED_OUT = sa.select(opt_outs.c.at).where(_OF_ADDRESS)
 _OPT_IN = sa.delete(opt_outs).where(_OF_ADDRESS)
-_OPT_OUT = Insert(opt_outs, ("channel", "address", "at"), new_only=True)
+_OPT_OUT = Insert(opt_outs, ("channel", "address", "at"), new=("channel", "address"))
 
 
 def put(

@@ -13,7 +13,7 @@ from wakeloop.store.batches import Insert
 from wakeloop.store.schema import messages, received, receivers, requests, runs, sessions
 
 _RECORD = Insert(
-    received, ("channel", "provider_id", "address", "contact", "raw", "outcome", "at"), new_only=True, returning=("id",)
+    received, ("channel", "provider_id", "address", "contact", "raw", "outcome", "at"), new=("channel", "provider_id"), returning=("id",)
 )  # fmt: skip
 _SET_OUTCOME = (
     sa.update(received)

@@ -21,7 +21,9 @@ _DEFINED = sa.select(schedules).where(
     schedules.c.session_id == sa.bindparam("session"), schedules.c.own.is_(False)
 )
 _ADD = Insert(
-    schedules, ("session_id", "agent", "ref", "own", "spec", "anchor", "nominal", "due_at"), new_only=True
+    schedules,
+    ("session_id", "agent", "ref", "own", "spec", "anchor", "nominal", "due_at"),
+    new=("session_id", "ref"),
 )
 _END = sa.update(schedules).where(among(schedules.c.id, "ids")).values(nominal=None, due_at=None)
 _CLAIM_DUE = (

@@ -248,7 +248,7 @@ requests = Table(
     "requests",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("session_id", Serial, ForeignKey("sessions.id"), nullable=False),
+    Column("session_id", Serial, nullable=False),
     Column("run_id", Id, nullable=False),
     Column("kind", Text, nullable=False),
     Column("contact", Text, nullable=False),
@@ -279,7 +279,7 @@ receivers = Table(
     metadata,
     Column("run_id", Id, primary_key=True),
     Column("op", Integer, primary_key=True, autoincrement=False),
-    Column("session_id", Serial, ForeignKey("sessions.id"), nullable=False),
+    Column("session_id", Serial, nullable=False),
     Column("contact", Text),
     Index("ix_receivers_contact", "contact"),
 )

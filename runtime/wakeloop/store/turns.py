@@ -76,7 +76,9 @@ _RETARGET = Update(inbox, "id", ("target",))
 _DELETE_RECEIVERS = sa.delete(receivers).where(among(receivers.c.run_id, "runs"))
 _INSERT_RECEIVERS = Insert(receivers, ("run_id", "op", "session_id", "contact"))
 _INSERT_WAKEUPS = Insert(
-    schedules, ("session_id", "agent", "ref", "own", "spec", "anchor", "nominal", "due_at"), new_only=True
+    schedules,
+    ("session_id", "agent", "ref", "own", "spec", "anchor", "nominal", "due_at"),
+    new=("session_id", "ref"),
 )
 _CANCEL_WAKEUPS = (
     sa.update(schedules)

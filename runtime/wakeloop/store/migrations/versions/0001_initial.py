@@ -154,7 +154,6 @@ def upgrade() -> None:
         sa.Column("op", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("session_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("contact", sa.Text(), nullable=True),
-        sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name=op.f("fk_receivers_session_id")),
         sa.PrimaryKeyConstraint("run_id", "op", name=op.f("pk_receivers")),
     )
     op.create_index("ix_receivers_contact", "receivers", ["contact"], unique=False)
@@ -174,7 +173,6 @@ def upgrade() -> None:
         sa.Column("settled_at", Instant(), nullable=True),
         sa.Column("answer", sa.Text(), nullable=True),
         sa.Column("by", sa.Text(), nullable=True),
-        sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name=op.f("fk_requests_session_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_requests")),
     )
     op.create_index("ix_requests_contact", "requests", ["contact", "id"], unique=False)

@@ -1,0 +1,433 @@
+"""What is recorded once: arrivals, runs, messages, deliveries, requests. One contract, every store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from tests.conformance.store_kit import (
+    EVERY_STORE,
+    NOW,
+    Store,
+    at_once,
+    change,
+    make_stores,
+    question,
+    raised,
+    running,
+)
+
+from wakeloop.channel import DeliveryStatus
+from wakeloop.store import due, inbox, outbox, queries, received, requests, schedules
+from wakeloop.store.records import NewMessage, NewRun, Post, Settlement
+
+
+@pytest.fixture(params=EVERY_STORE)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    yield from make_stores(request, tmp_path)
+
+
+def put(store: Store, *texts: str, contact: str = "alice", **facts: Any) -> list[UUID]:
+    new = [
+        NewMessage(id=store.id(), contact=contact, channel="sms", address="+15555550100", via=None, subject=None, text=text, **facts)
+        for text in texts
+    ]  # fmt: skip
+    with store.database.begin() as connection:
+        outbox.put(connection, None, new, {}, now=store.now)
+    return [one.id for one in new]
+
+
+def claim(store: Store, *ids: UUID, owner: str = "sender 1") -> list[Any]:
+    with store.database.begin() as connection:
+        return outbox.claim(
+            connection, ids, owner=owner, now=store.now, until=store.now + timedelta(seconds=120)
+        )
+
+
+def record(store: Store, id: UUID, status: DeliveryStatus, owner: str = "sender 1", **facts: Any) -> bool:
+    with store.database.begin() as connection:
+        return outbox.record(connection, id, owner=owner, status=status, now=store.now, **facts)
+
+
+def delivery(store: Store, id: UUID) -> Any:
+    with store.database.read() as connection:
+        return next(row for row in queries.list_messages(connection, limit=100) if row.id == id)
+
+
+# ---------------------------------------------------------------------- arrivals
+
+
+def test_a_session_is_made_once_by_whoever_comes_first(store: Store) -> None:
+    """Threads that need the same sessions at once all get the same ids."""
+    names = [f"{number}" for number in range(30)]
+
+    results = at_once(*[lambda: store.sessions(*names)] * 4)
+
+    assert raised(results) == []
+    assert all(ids == results[0] for ids in results)
+    assert len(set(results[0])) == 30
+
+
+def test_an_event_is_put_into_an_inbox_once(store: Store) -> None:
+    """What arrives twice, in one batch, in two, or in two threads, is there once; another session's copy is its own."""
+    a, b = store.sessions("a", "b")
+    known = {("standup", "a"): a, ("standup", "b"): b}
+    posts = [Post(agent="standup", key=key, kind="signal", dedupe="s1", body="{}") for key in "ab"]
+
+    def deliver(posts: list[Post]) -> set[int]:
+        with store.database.begin() as connection:
+            return inbox.post(connection, posts, known, now=store.now)
+
+    results = at_once(lambda: deliver([*posts, posts[0]]), lambda: deliver(posts[::-1]))
+
+    assert raised(results) == []
+    assert sorted(map(len, results)) == [0, 2]
+    assert deliver(posts) == set()
+    assert len(store.rows("SELECT id FROM inbox")) == 2
+
+
+def test_a_run_is_queued_once_per_id(store: Store) -> None:
+    """A run that is started twice with one id is queued once, and the session is touched once."""
+    [id] = store.sessions("a")
+    run = NewRun(id=store.id(), agent="standup", key="a", event="{}")
+
+    def start() -> set[int]:
+        with store.database.begin() as connection:
+            found = inbox.queue_runs(connection, [run], {("standup", "a"): id}, now=store.now)
+            inbox.touch(connection, found, now=store.now)
+        return found
+
+    assert (start(), start()) == ({id}, set())
+    assert store.session(id).arrivals == 1
+
+
+def test_an_occurrence_of_a_schedule_is_queued_once(store: Store) -> None:
+    """Workers that fire the same occurrence at once queue one run for (schedule, nominal)."""
+    [id] = store.sessions("a")
+
+    def fire(number: int) -> set[int]:
+        runs = [
+            NewRun(id=UUID(int=number * 10 + day), agent="standup", key="a", event="{}", schedule_id=7,
+                   nominal=NOW + timedelta(days=day))
+            for day in range(3)
+        ]  # fmt: skip
+        with store.database.begin() as connection:
+            return inbox.queue_runs(connection, runs, {("standup", "a"): id}, now=store.now)
+
+    results = at_once(lambda: fire(1), lambda: fire(2), lambda: fire(3))
+
+    assert raised(results) == []
+    assert sorted(map(len, results)) == [0, 0, 1]
+    assert len(store.rows("SELECT id FROM runs")) == 3
+
+
+def test_a_skipped_occurrence_wakes_nobody(store: Store) -> None:
+    """A skipped occurrence is on record with its reason, and makes no session due."""
+    [id] = store.sessions("a")
+    skipped = NewRun(id=store.id(), agent="standup", key="a", event="{}", schedule_id=1, nominal=NOW, skipped="misfire", skip_count=3)  # fmt: skip
+
+    with store.database.begin() as connection:
+        found = inbox.queue_runs(connection, [skipped], {("standup", "a"): id}, now=store.now)
+
+    assert found == set()
+    with store.database.read() as connection:
+        [row] = queries.list_runs(connection, session=id)
+    assert (row.status, row.skipped, row.skip_count) == ("cancelled", "misfire", 3)
+
+
+def test_what_a_person_sent_is_recorded_once(store: Store) -> None:
+    """A provider's retry of a message, even at the same moment, records nothing."""
+
+    def record_it() -> int | None:
+        with store.database.begin() as connection:
+            return received.record(
+                connection,
+                channel="sms",
+                provider_id="SM1",
+                address="+1",
+                contact=None,
+                raw="{}",
+                now=store.now,
+            )
+
+    results = at_once(record_it, record_it, record_it)
+
+    assert raised(results) == []
+    assert sorted(result is None for result in results) == [False, True, True]
+
+
+def test_schedules_that_are_claimed_at_once_are_shared_out(store: Store) -> None:
+    """Two workers that claim due schedules at once never hold the same one."""
+    [id] = store.sessions("a")
+    rows = [
+        {"session_id": id, "agent": "standup", "ref": f"{number}", "own": False, "spec": "{}", "anchor": NOW, "nominal": NOW, "due_at": NOW}
+        for number in range(20)
+    ]  # fmt: skip
+    with store.database.begin() as connection:
+        schedules.add(connection, rows)
+        schedules.add(connection, rows)
+
+    def fire() -> list[int]:
+        with store.database.begin() as connection:
+            found = schedules.claim_due(connection, now=store.now, agents=["standup"], limit=6)
+            moved = [{"id": row.id, "nominal": None, "due_at": None} for row in found]
+            schedules.move(connection, moved)
+        return [row.id for row in found]
+
+    results = at_once(*[lambda: [id for _ in range(4) for id in fire()]] * 3)
+
+    assert raised(results) == []
+    fired = [id for found in results for id in found]
+    while more := fire():
+        fired += more
+    assert len(fired) == len(set(fired)) == 20
+
+
+# ---------------------------------------------------------------------- deliveries
+
+
+def test_a_delivery_is_claimed_by_one_sender(store: Store) -> None:
+    """Senders that claim the same deliveries at once share them out, and each is made once."""
+    ids = put(store, *(f"{number}" for number in range(20)))
+
+    results = at_once(*[lambda name=name: claim(store, *ids, owner=name) for name in ("s1", "s2", "s3")])
+
+    assert raised(results) == []
+    assert sorted(row.id for rows in results for row in rows) == sorted(ids)
+
+
+def test_due_deliveries_are_dispatched_once(store: Store) -> None:
+    """Two sweeps at once share none of the due deliveries."""
+    ids = put(store, *(f"{number}" for number in range(20)))
+
+    def sweep() -> list[UUID]:
+        with store.database.begin() as connection:
+            return outbox.claim_due(connection, now=store.now, limit=6)
+
+    results = at_once(*[lambda: [id for _ in range(5) for id in sweep()]] * 3)
+
+    assert raised(results) == []
+    assert sorted(id for found in results for id in found) == sorted(ids)
+
+
+def test_a_senders_late_record_is_refused(store: Store) -> None:
+    """A sender whose claim ran out records nothing over the one who has it now, who sees that sending had begun."""
+    [id] = put(store, "hello")
+    [first] = claim(store, id)
+    store.pass_time(121)
+    with store.database.begin() as connection:
+        assert outbox.claim_due(connection, now=store.now, limit=10) == [id]
+    [second] = claim(store, id, owner="sender 2")
+
+    assert not record(store, id, DeliveryStatus.FAILED)
+    assert record(store, id, DeliveryStatus.SENT, owner="sender 2", provider_id="SM1")
+    assert (first.status, second.status) == ("pending", "sending")
+    assert second.claimed_at == NOW
+    assert delivery(store, id).status == "sent"
+
+
+def test_a_claim_says_who_asked_not_to_be_written_to(store: Store) -> None:
+    """A claimed delivery says whether its address opted out; opting in again ends that."""
+    with store.database.begin() as connection:
+        outbox.set_opt_out(connection, "sms", "+15555550100", True, now=store.now)
+        outbox.set_opt_out(connection, "sms", "+15555550100", True, now=store.now)
+    first, second = put(store, "one", "two")
+
+    assert [row.opted_out for row in claim(store, first)] == [True]
+    with store.database.begin() as connection:
+        outbox.set_opt_out(connection, "sms", "+15555550100", False, now=store.now)
+    assert [row.opted_out for row in claim(store, second)] == [False]
+
+
+def test_a_providers_id_belongs_to_one_delivery(store: Store) -> None:
+    """A provider's id that another delivery has already is not written again: reports go to the first."""
+    first, second = put(store, "one", "two")
+    claim(store, first, second)
+
+    assert record(store, first, DeliveryStatus.SENT, provider_id="SM1")
+    assert record(store, second, DeliveryStatus.SENT, provider_id="SM1")
+
+    found = store.rows("SELECT provider_id FROM deliveries WHERE provider_id IS NOT NULL")
+    assert len(found) == 1
+    with store.database.read() as connection:
+        assert outbox.is_recorded(connection, "sms", "SM1")
+        assert outbox.provider_ids(connection, "sms", "alice", NOW - timedelta(days=1)) == {"SM1"}
+        assert outbox.provider_ids(connection, "sms", "alice", NOW + timedelta(days=1)) == frozenset()
+
+
+def test_reports_that_come_out_of_order_only_move_forward(store: Store) -> None:
+    """A provider's reports may come in any order, twice, and at once: a delivered message never becomes sent again."""
+    [id] = put(store, "hello")
+    claim(store, id)
+    record(store, id, DeliveryStatus.SENT, provider_id="SM1")
+
+    def report(status: DeliveryStatus) -> bool:
+        with store.database.begin() as connection:
+            return outbox.update_status(connection, "sms", "SM1", status, None, now=store.now) is not None
+
+    results = at_once(lambda: report(DeliveryStatus.DELIVERED), lambda: report(DeliveryStatus.DELIVERED))
+
+    assert sorted(results) == [False, True]
+    assert not report(DeliveryStatus.SENT)
+    assert not report(DeliveryStatus.FAILED)
+    assert delivery(store, id).status == "delivered"
+    with store.database.begin() as connection:
+        assert (
+            outbox.update_status(connection, "sms", "SM2", DeliveryStatus.SENT, None, now=store.now) is None
+        )
+
+
+def test_what_was_tried_is_known_when_the_next_channel_is_chosen(store: Store) -> None:
+    """A second delivery of a message goes over another channel, and the message notes it."""
+    [id] = put(store, "hello")
+
+    with store.database.begin() as connection:
+        outbox.add_delivery(connection, store.id(), id, "alice", "email", "a@b.c", now=store.now)
+        outbox.set_channel(connection, id, "email")
+
+    with store.database.read() as connection:
+        assert outbox.tried_channels(connection, id) == {"sms", "email"}
+        assert queries.last_channel(connection, "alice") == "email"
+
+
+# ---------------------------------------------------------------------- requests
+
+
+def test_a_request_is_settled_once_by_the_first(store: Store) -> None:
+    """Of two settlements at once one wins, and nothing changes it afterwards."""
+    row = store.held("a")
+    run = running(store, row)
+    asked = question(store, run.id)
+    store.commit(change(row, new_runs=[run], requests=[asked]))
+
+    def settle(by: str) -> None:
+        with store.database.begin() as connection:
+            one = Settlement(id=asked.id, status="answered", answer=by, by=by)
+            requests.settle(connection, [one], now=store.now)
+
+    assert raised(at_once(lambda: settle("alice"), lambda: settle("bob"))) == []
+    with store.database.read() as connection:
+        first = requests.find(connection, asked.id)
+    settle("carol")
+    with store.database.begin() as connection:
+        requests.settle_of_runs(connection, [run.id], "cancelled", now=store.now)
+        last = requests.find(connection, asked.id)
+
+    assert first is not None and last is not None
+    assert first.by == first.answer and first.by in ("alice", "bob")
+    assert tuple(first) == tuple(last)
+
+
+def test_open_requests_of_a_person_have_different_codes(store: Store) -> None:
+    """Whoever asks a person, and however many at once: no two of their open requests have one code."""
+    rows = [store.held(f"{number}") for number in range(4)]
+
+    def ask(row: Any) -> dict[UUID, str | None]:
+        shown: dict[UUID, str | None] = {}
+        for _ in range(5):
+            new = [(row.id, question(store, store.id(), contact)) for contact in ("bob", "alice", "bob")]
+            with store.database.begin() as connection:
+                shown |= requests.open_requests(connection, new, now=store.now)
+        return shown
+
+    results = at_once(*[lambda row=row: ask(row) for row in rows])
+
+    assert raised(results) == []
+    for contact, count in (("alice", 20), ("bob", 40)):
+        with store.database.read() as connection:
+            codes = [row.code for row in requests.open_of_contact(connection, contact)]
+        assert len(codes) == len(set(codes)) == count
+    assert sum(code is None for shown in results for code in shown.values()) == 2
+
+
+def test_when_codes_run_out_longer_ones_are_made(store: Store) -> None:
+    """A person with more open requests than there are short codes gets longer codes, all different."""
+    row = store.held("a")
+    count = len(requests.CODES) + 30
+
+    with store.database.begin() as connection:
+        new = [(row.id, question(store, store.id())) for _ in range(count)]
+        shown = requests.open_requests(connection, new, now=store.now)
+
+    with store.database.read() as connection:
+        codes = {one.code for one in requests.open_of_contact(connection, "alice")}
+        found = requests.latest_of_contact(connection, "alice", max(codes, key=len))
+    assert len(codes) == len(shown) == count
+    assert found is not None
+
+
+def test_a_code_is_free_again_when_its_request_is_settled(store: Store) -> None:
+    """Settled requests hold no code, and the newest one with a code is the one that is found by it."""
+    row = store.held("a")
+    for _ in range(70):
+        asked = question(store, store.id())
+        with store.database.begin() as connection:
+            shown = requests.open_requests(connection, [(row.id, asked)], now=store.now)
+            requests.settle(connection, [Settlement(id=asked.id, status="expired")], now=store.now)
+        assert shown == {asked.id: None}
+
+    with store.database.read() as connection:
+        code = requests.find(connection, asked.id).code  # type: ignore[union-attr]
+        found = requests.latest_of_contact(connection, "alice", code)
+    assert len(code) == 2
+    assert found is not None and found.id == asked.id
+
+
+def test_only_sessions_that_wait_for_a_person_are_found(store: Store) -> None:
+    """A message may be for a session whose run waits for its sender, or for anyone; not for runs that are over."""
+    found: dict[str, int] = {}
+    for key, contact, status in (("named", "alice", "waiting"), ("anyone", None, "waiting"), ("bob", "bob", "waiting"), ("over", "alice", "completed")):  # fmt: skip
+        row = store.held(key)
+        run = running(store, row)
+        [result] = store.commit(change(row, new_runs=[run], receivers={run.id: [(1, contact)]}))
+        store.commit(
+            change(
+                type(row)(
+                    **{**{name: getattr(row, name) for name in row.__slots__}, "version": result.version}
+                ),
+                runs={run.id: {"status": status}},
+            )
+        )
+        found[key] = row.id
+
+    with store.database.read() as connection:
+        rows = received.waiting_for(connection, "alice")
+
+    assert sorted((row.key, row.contact) for row in rows) == [("anyone", None), ("named", "alice")]
+
+
+# ---------------------------------------------------------------------- looking
+
+
+def test_a_run_is_found_by_the_beginning_or_the_end_of_its_id(store: Store) -> None:
+    """A run is found by its id, with or without hyphens, by its beginning and by its end; by nothing else."""
+    [id] = store.queue("a")
+    text = str(id)
+
+    with store.database.read() as connection:
+        for fragment in (text, text.replace("-", ""), text[:11], text[-6:], text[-6:].upper()):
+            assert queries.find_runs(connection, fragment) == [id]
+        for fragment in ("", "zz", "%", text + "0", "0" * 32):
+            assert queries.find_runs(connection, fragment) == []
+
+
+def test_looking_tells_what_is_due_and_what_comes_next(store: Store) -> None:
+    """One look tells which kinds of thing are due now, and when the next that is not will be."""
+    with store.database.read() as connection:
+        nothing = due.look(connection, now=store.now)
+    assert nothing.is_empty and nothing.next is None
+
+    put(store, "hello")
+    store.queue("a")
+    [id] = store.sessions("a")
+    later = NOW + timedelta(hours=1)
+    row = {"session_id": id, "agent": "standup", "ref": "r", "own": True, "spec": "{}", "anchor": NOW, "nominal": later, "due_at": later}  # fmt: skip
+    with store.database.begin() as connection:
+        schedules.add(connection, [row])
+        found = due.look(connection, now=store.now)
+
+    assert (found.sessions, found.deliveries, found.schedules, found.next) == (True, True, False, later)

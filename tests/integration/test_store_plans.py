@@ -1,0 +1,310 @@
+"""No statement that the runtime runs by itself reads a large table from end to end."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from tests.servers import Postgres
+
+from wakeloop.channel import DeliveryStatus
+from wakeloop.clock import VirtualClock
+from wakeloop.engine.journal import Kind, Record
+from wakeloop.status import RunStatus
+from wakeloop.store import (
+    due,
+    inbox,
+    leases,
+    outbox,
+    queries,
+    received,
+    repair,
+    requests,
+    schedules,
+    schema,
+    turns,
+)
+from wakeloop.store.batches import Insert
+from wakeloop.store.database import Database
+from wakeloop.store.records import (
+    NewMessage,
+    NewRequest,
+    NewRun,
+    NewWakeup,
+    Post,
+    RunRow,
+    SessionCommit,
+    SessionRow,
+    Settlement,
+)
+
+NOW = datetime(2026, 11, 2, 14, 0, tzinfo=UTC)
+LONG_AGO = NOW - timedelta(days=300)
+AHEAD = NOW + timedelta(days=3)
+SESSIONS, RUNS, MANY = 20_000, 50_000, 80_000
+CHUNK = 10_000
+MODULES = (due, inbox, leases, outbox, queries, received, repair, requests, schedules, turns)
+
+FOR_PEOPLE = {
+    "queries.count_rows": "counts; asked when a Simulation is made",
+    "queries.list_sessions": "a list without a limit, of everything",
+    "queries.sent": "a list without a limit, of everything; for Simulation",
+    "queries.list_schedules": "a list without a limit, of everything",
+    "queries.find_runs": "the end of an id is in no index",
+    "queries.unrouted": "what stands in an outcome is in no index; newest first, it ends early",
+    "leases.recover": "once, when a process starts that is alone",
+    "outbox.recover": "once, when a process starts that is alone",
+}
+"""What may read a table whole: nothing here is done by a running worker."""
+
+
+def uuid(kind: int, number: int) -> UUID:
+    return UUID(int=kind << 96 | number)
+
+
+def rows_of(table: str) -> Iterator[dict[str, Any]]:
+    """A store after a year: nearly everything is asleep or over."""
+    for n in range(1, {"sessions": SESSIONS, "runs": RUNS, "requests": 30_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000}.get(table, MANY) + 1):  # fmt: skip
+        session, run = n % SESSIONS + 1, uuid(1, n % RUNS + 1)
+        match table:
+            case "sessions":
+                yield {"id": n, "agent": f"agent{n % 20}", "key": f"k{n}", "created_at": LONG_AGO, "due_at": AHEAD + timedelta(seconds=n) if n > 20 else NOW}  # fmt: skip
+            case "runs":
+                status = "waiting" if n <= SESSIONS else "failed" if n % 500 == 0 else "completed"
+                yield {"id": uuid(1, n), "session_id": session, "status": status, "event": "{}", "schedule_id": n % 10_000 + 1, "nominal": LONG_AGO + timedelta(seconds=n), "created_at": LONG_AGO}  # fmt: skip
+            case "journal":
+                yield {"run_id": run, "seq": n // RUNS + 1, "op": 1, "kind": "step", "name": "fetch", "ok": True, "at": LONG_AGO}  # fmt: skip
+            case "inbox":
+                yield {"id": n, "session_id": session, "kind": "message", "dedupe": f"d{n}", "arrived_at": LONG_AGO, "consumed_at": LONG_AGO if n % 100 else None}  # fmt: skip
+            case "schedules":
+                yield {"id": n, "session_id": session, "agent": f"agent{n % 20}", "ref": f"r{n}", "own": n % 2 == 0, "spec": "{}", "anchor": LONG_AGO, "nominal": AHEAD, "due_at": AHEAD + timedelta(seconds=n) if n > 5 else NOW}  # fmt: skip
+            case "messages":
+                yield {"id": uuid(2, n), "session_id": session, "inbound": n % 2 == 0, "contact": f"c{n % 2000}", "channel": "sms", "text": "hello", "at": LONG_AGO}  # fmt: skip
+            case "deliveries":
+                yield {"id": uuid(3, n), "message_id": uuid(2, n), "contact": f"c{n % 2000}", "channel": "sms", "address": f"+{n}", "status": "failed" if n % 1000 == 0 else "delivered", "provider_id": f"SM{n}", "due_at": NOW if n < 10 else None, "created_at": LONG_AGO, "updated_at": LONG_AGO}  # fmt: skip
+            case "received":
+                yield {"id": n, "channel": "sms", "provider_id": f"R{n}", "address": f"+{n}", "contact": f"c{n % 2000}", "outcome": "a reply", "raw": "{}", "at": LONG_AGO}  # fmt: skip
+            case "requests":
+                yield {"id": uuid(4, n), "session_id": session, "run_id": run, "kind": "question", "contact": f"c{n % 2000}", "code": "A3" if n <= 2000 else "C4", "text": "?", "status": "open" if n <= 2000 else "answered", "created_at": LONG_AGO}  # fmt: skip
+            case "receivers":
+                yield {"run_id": uuid(1, n), "op": 1, "session_id": session, "contact": f"c{n}" if n % 1000 else None}  # fmt: skip
+            case "opt_outs":
+                yield {"channel": "sms", "address": f"+{n}", "at": LONG_AGO}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    if request.param == "postgres":
+        server: Postgres = request.getfixturevalue("postgres_server")
+        url = server.new_database()
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('plans') / 'store.db'}"
+    database = Database(url, clock=VirtualClock(NOW))
+    database.upgrade()
+    with database.begin() as connection:
+        for table in schema.metadata.sorted_tables:
+            rows = list(rows_of(table.name))
+            for start in range(0, len(rows), CHUNK):
+                Insert(table, list(rows[0]))(connection, rows[start : start + CHUNK])
+        if database.is_postgres:
+            for table in ("sessions", "inbox", "schedules", "received"):
+                connection.exec_driver_sql(f"SELECT setval('{table}_id_seq', 1000000)")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+    yield database
+    database.close()
+
+
+def session_row(id: int) -> SessionRow:
+    return SessionRow(
+        id=id, agent=f"agent{id % 20}", key=f"k{id}", state=None, token=0, version=0, arrivals=0, takeovers=0
+    )
+
+
+def a_whole_commit(connection: Any) -> None:
+    """A commit of two sessions with one of everything."""
+    commits = []
+    for id in (7, 8):
+        run = uuid(1, id - 1)
+        row = RunRow(id=uuid(9, id), session_id=id, status=RunStatus.RUNNING, event="{}", created_at=NOW)
+        commits.append(
+            SessionCommit(
+                session=session_row(id), lease_until=AHEAD, state="{}", new_runs=[row],
+                runs={run: {"status": "running", "applied": 3}},
+                records={row.id: [Record(seq=1, op=1, kind=Kind.STEP, name="x", at=NOW)]},
+                consumed=[id], retargeted=[(id + 1000, run)],
+                messages=[NewMessage(id=uuid(8, id), contact="c1", channel="sms", address="+1", via=None, subject=None, text="?")],
+                requests=[NewRequest(id=uuid(7, id), run_id=run, contact="c1", text="?", options=None, expires_at=None)],
+                settlements=[Settlement(id=uuid(4, id), status="answered")],
+                spawned=[NewRun(id=uuid(6, id), agent="agent1", key="k1", event="{}")],
+                posts=[Post(agent="agent2", key=f"new{id}", kind="signal", dedupe="s1")],
+                wakeups=[NewWakeup(ref="w", spec="{}", anchor=NOW, nominal=AHEAD, due_at=AHEAD)],
+                cancelled_wakeups=[f"r{id - 1}"], receivers={run: [(2, "c1")]}, closed_runs=[run],
+                answers=[(9, uuid(1, 9), run, "{}")],
+            )
+        )  # fmt: skip
+    results = turns.commit(connection, commits, now=NOW, also=[12])
+    assert [result.fenced for result in results] == [False, False]
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "due.look": lambda c: due.look(c, now=NOW),
+    "inbox.ensure_sessions": lambda c: inbox.ensure_sessions(c, [("agent1", "k1"), ("agent2", "k2"), ("agent3", "new")], now=NOW),
+    "inbox.find_session": lambda c: inbox.find_session(c, "agent1", "k1"),
+    "inbox.post": lambda c: inbox.post(c, [Post(agent="a", key="k", kind="signal", dedupe="d1")], {("a", "k"): 2}, now=NOW),
+    "inbox.answer": lambda c: inbox.answer(c, [(3, uuid(1, 3), uuid(1, 4), "{}")], now=NOW),
+    "inbox.queue_runs": lambda c: inbox.queue_runs(c, [NewRun(id=uuid(5, 1), agent="a", key="k", event="{}")], {("a", "k"): 2}, now=NOW),
+    "inbox.touch": lambda c: inbox.touch(c, [1, 2, 30], now=NOW),
+    "leases.claim": lambda c: leases.claim(c, [1, 2, 3], owner="w", now=NOW, until=AHEAD),
+    "leases.extend": lambda c: leases.extend(c, [1, 2, 3], owner="w", until=AHEAD),
+    "leases.hand_back": lambda c: leases.hand_back(c, [1, 2, 3], owner="w", now=NOW),
+    "leases.claim_due": lambda c: leases.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
+    "leases.recover": lambda c: leases.recover(c, now=NOW),
+    "outbox.put": lambda c: outbox.put(c, None, [NewMessage(id=uuid(8, 1), contact="c1", channel="sms", address="+1", via=None, subject=None, text="?")], {}, now=NOW),
+    "outbox.put_all": lambda c: None,
+    "outbox.add_delivery": lambda c: outbox.add_delivery(c, uuid(8, 2), uuid(2, 5), "c1", "email", "a@b.c", now=NOW),
+    "outbox.claim_due": lambda c: outbox.claim_due(c, now=NOW, limit=1000),
+    "outbox.recover": lambda c: outbox.recover(c, now=NOW),
+    "outbox.claim": lambda c: outbox.claim(c, [uuid(3, 1), put_one(c)], owner="w", now=NOW, until=AHEAD),
+    "outbox.record": lambda c: outbox.record(c, uuid(3, 1), owner="w", status=DeliveryStatus.SENT, now=NOW, provider_id="SM5"),
+    "outbox.update_status": lambda c: outbox.update_status(c, "sms", sent_one(c), DeliveryStatus.DELIVERED, None, now=NOW),
+    "outbox.is_recorded": lambda c: outbox.is_recorded(c, "sms", "SM7"),
+    "outbox.provider_ids": lambda c: outbox.provider_ids(c, "sms", "c7", LONG_AGO),
+    "outbox.tried_channels": lambda c: outbox.tried_channels(c, uuid(2, 7)),
+    "outbox.set_channel": lambda c: outbox.set_channel(c, uuid(2, 7), "email"),
+    "outbox.opted_out": lambda c: outbox.opted_out(c, "sms", "+7"),
+    "outbox.set_opt_out": lambda c: (outbox.set_opt_out(c, "sms", "+7", False, now=NOW), outbox.set_opt_out(c, "sms", "+7", True, now=NOW)),
+    "received.record": lambda c: received.record(c, channel="sms", provider_id="R1", address="+1", contact=None, raw="{}", now=NOW),
+    "received.set_outcome": lambda c: received.set_outcome(c, 7, "kept", None),
+    "received.add_message": lambda c: received.add_message(c, id=uuid(8, 3), session_id=1, request_id=None, contact="c1", channel="sms", text="?", attachments=None, now=NOW),
+    "received.waiting_for": lambda c: received.waiting_for(c, "c7"),
+    "received.session_of_request": lambda c: received.session_of_request(c, uuid(4, 7)),
+    "received.message": lambda c: received.message(c, uuid(2, 7)),
+    "repair.lock": lambda c: repair.lock(c, 7),
+    "repair.close": lambda c: repair.close(c, uuid(1, 7), now=NOW),
+    "repair.take_back": lambda c: repair.take_back(c, uuid(1, 7), [1, 2]),
+    "repair.append": lambda c: repair.append(c, uuid(1, 7), Record(seq=99, op=1, kind=Kind.STEP, name="x", at=NOW)),
+    "repair.set_state": lambda c: repair.set_state(c, 7, None),
+    "repair.reopen": lambda c: repair.reopen(c, uuid(1, 7), waits=None, applied=1),
+    "requests.open_requests": lambda c: requests.open_requests(c, [(7, NewRequest(id=uuid(7, 1), run_id=uuid(1, 7), contact="c7", text="?", options=None, expires_at=None))], now=NOW),
+    "requests.settle": lambda c: requests.settle(c, [Settlement(id=uuid(4, 7), status="answered")], now=NOW),
+    "requests.settle_of_runs": lambda c: requests.settle_of_runs(c, [uuid(1, 7)], "cancelled", now=NOW),
+    "requests.open_of_contact": lambda c: requests.open_of_contact(c, "c7"),
+    "requests.latest_of_contact": lambda c: requests.latest_of_contact(c, "c7", "C4"),
+    "requests.find": lambda c: requests.find(c, uuid(4, 7)),
+    "schedules.of_sessions": lambda c: schedules.of_sessions(c, [7, 8]),
+    "schedules.defined": lambda c: schedules.defined(c, 7),
+    "schedules.add": lambda c: schedules.add(c, [{"session_id": 7, "agent": "a", "ref": "z", "own": False, "spec": "{}", "anchor": NOW, "nominal": AHEAD, "due_at": AHEAD}]),
+    "schedules.end": lambda c: schedules.end(c, [7]),
+    "schedules.claim_due": lambda c: schedules.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
+    "schedules.move": lambda c: schedules.move(c, [{"id": 7, "nominal": AHEAD, "due_at": AHEAD}]),
+    "turns.load_open_runs": lambda c: turns.load_open_runs(c, [7, 8, 9]),
+    "turns.run_row": lambda c: None,
+    "turns.load_journals": lambda c: turns.load_journals(c, [uuid(1, 7), uuid(1, 8)]),
+    "turns.load_inbox": lambda c: turns.load_inbox(c, [7, 8, 9]),
+    "turns.load_parked": lambda c: turns.load_parked(c, [uuid(1, 7), uuid(1, 8)]),
+    "turns.load_sessions": lambda c: turns.load_sessions(c, [7, 8, 9]),
+    "turns.commit": a_whole_commit,
+    "queries.list_runs": lambda c: (queries.list_runs(c, limit=20), queries.list_runs(c, session=7), queries.list_runs(c, statuses=["failed", "stuck"], limit=20)),
+    "queries.find_run": lambda c: queries.find_run(c, uuid(1, 7)),
+    "queries.find_runs": lambda c: queries.find_runs(c, "0a"),
+    "queries.list_sessions": lambda c: queries.list_sessions(c),
+    "queries.find_session": lambda c: queries.find_session(c, "agent7", "k7"),
+    "queries.conversation": lambda c: queries.conversation(c, 7),
+    "queries.sent": lambda c: queries.sent(c),
+    "queries.list_messages": lambda c: queries.list_messages(c, limit=20),
+    "queries.failed_deliveries": lambda c: queries.failed_deliveries(c, limit=20),
+    "queries.list_received": lambda c: queries.list_received(c, limit=20),
+    "queries.unrouted": lambda c: queries.unrouted(c, limit=20),
+    "queries.list_requests": lambda c: queries.list_requests(c, run=uuid(1, 7)),
+    "queries.list_schedules": lambda c: queries.list_schedules(c),
+    "queries.pending_inbox": lambda c: queries.pending_inbox(c, 7),
+    "queries.count_rows": lambda c: queries.count_rows(c),
+    "queries.last_channel": lambda c: queries.last_channel(c, "c7"),
+}  # fmt: skip
+
+
+def put_one(connection: Any) -> UUID:
+    outbox.add_delivery(connection, uuid(8, 9), uuid(2, 9), "c9", "email", "a@b.c", now=NOW)
+    return uuid(8, 9)
+
+
+def sent_one(connection: Any) -> str:
+    connection.execute(
+        sa.text("UPDATE deliveries SET status = 'sent' WHERE channel = 'sms' AND provider_id = 'SM9'")
+    )
+    return "SM9"
+
+
+def verbs(module: ModuleType) -> set[str]:
+    """The module's functions that take a connection."""
+    short = module.__name__.rpartition(".")[2]
+    return {
+        f"{short}.{name}"
+        for name, one in vars(module).items()
+        if inspect.isfunction(one) and one.__module__ == module.__name__ and not name.startswith("_")
+        and ("connection" in inspect.signature(one).parameters)
+    }  # fmt: skip
+
+
+def test_every_verb_of_the_store_is_looked_at() -> None:
+    """No statement escapes: every function that takes a connection is called below."""
+    expected = set().union(*(verbs(module) for module in MODULES))
+
+    assert expected == {name for name in CALLS if name not in ("turns.run_row",)}
+
+
+def whole_reads(connection: Any, statement: str, parameters: Any, postgres: bool) -> list[str]:
+    """The large tables that a statement reads from end to end."""
+    large = {table.name for table in schema.metadata.sorted_tables}
+    if postgres:
+        plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+        plan = plan if isinstance(plan, list) else json.loads(plan)
+        return [node["Relation Name"] for node in _nodes(plan[0]["Plan"]) if node["Node Type"] == "Seq Scan"]
+    lines = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    # In the order that is wanted, until the limit is reached: that is no scan of the whole.
+    ends_early = "LIMIT" in statement and not any("TEMP B-TREE" in line for line in lines)
+    return [line for line in lines if line.startswith("SCAN") and line.split()[1] in large and not ends_early]
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+@pytest.mark.parametrize("verb", sorted(CALLS.keys() - FOR_PEOPLE.keys()))
+def test_a_statement_reads_no_large_table_from_end_to_end(filled: Database, verb: str) -> None:
+    """With a year's rows in the store every statement of a verb finds its rows by an index."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        seen.append((statement, parameters[0] if many and isinstance(parameters, list) else parameters))
+
+    with filled.engine.connect() as connection:
+        transaction = connection.begin()
+        sa.event.listen(connection, "before_cursor_execute", note)
+        CALLS[verb](connection)
+        sa.event.remove(connection, "before_cursor_execute", note)
+        found = {
+            statement: bad
+            for statement, parameters in seen
+            if not statement.startswith("UPDATE deliveries SET status = 'sent'")
+            if (bad := whole_reads(connection, statement, parameters, filled.is_postgres))
+        }
+        transaction.rollback()
+
+    assert found == {}
+    assert seen or verb in ("outbox.put_all", "turns.run_row")
+
+
+def test_unneeded_exceptions_are_not_kept() -> None:
+    """What is excused here exists."""
+    assert FOR_PEOPLE.keys() <= CALLS.keys()
