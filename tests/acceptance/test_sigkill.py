@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,15 +44,14 @@ def test_a_worker_killed_at_any_crash_point_is_replaced_without_loss_or_repetiti
         web.wait_for("wakeloop web on")
         doomed.wait_for("ready.")
         run = plant.start("survivor", "it")
+        person = threading.Thread(target=_answer_once, args=(plant,))
+        person.start()
 
-        # The person answers as soon as they are asked, whoever asks them.
-        with plant.worker("heir") as heir:
-            heir.wait_for("ready.")
-            question = plant.twilio.wait_for(1, to=ALICE, timeout=60)[0]
-            assert plant.twilio.reply("yes", from_=question.to).status == 200
+        assert doomed.wait(60) == -signal.SIGKILL
+        with plant.worker("heir"):
             runs = plant.wait_until_over("survivor", 1, seconds=90)
             plant.wait_until_sent(2, seconds=60)
-            assert doomed.wait(10) == -signal.SIGKILL
+        person.join()
 
     assert [(one.id, one.status, one.result) for one in runs] == [(run, "completed", "it first, it second")]
     assert plant.texts() == Counter({"it: go on?": 1, "it: yes, 1": 1})
@@ -59,6 +59,11 @@ def test_a_worker_killed_at_any_crash_point_is_replaced_without_loss_or_repetiti
     assert set(effects) == {"it first", "it second"}
     uncommitted = point in ("engine.step_done", "engine.committing")
     assert sum(effects.values()) <= (3 if uncommitted else 2)
+
+
+def _answer_once(plant: Plant) -> None:
+    question = plant.twilio.wait_for(1, to=ALICE, timeout=90)[0]
+    assert plant.twilio.reply("yes", from_=question.to).status == 200
 
 
 def test_the_doomed_worker_really_dies_by_sigkill(plant: Plant) -> None:
