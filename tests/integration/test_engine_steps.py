@@ -737,8 +737,16 @@ def test_a_death_after_the_commit_of_its_result_leaves_nothing_unknown() -> None
 
 def test_a_death_between_the_note_of_its_begin_and_the_begin_is_taken_for_unknown() -> None:
     """Nobody can tell whether it began, so a person is asked; it has not run then, and can be repeated."""
+    passed: list[str] = []
+
+    def at_the_second_commit(point: str) -> None:
+        passed.append(point)
+        if passed.count("engine.committed") == 2:
+            crashpoints.arm(None)
+            raise SimulatedCrash(point)
+
     with Simulation([shop], contacts=PEOPLE) as sim:
-        sim.kill_at("engine.committed")
+        crashpoints.arm(at_the_second_commit)
         run = sim.start(shop)
         status, effects = sim.run(run).status, list(EFFECTS)
         sim.retry(run, repeat=True)
