@@ -19,11 +19,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tests.conformance.store_kit import EVERY_STORE, Store, after, change, make_stores, running
 from tests.servers import Postgres
 
+from wakeloop import Context, agent, cron
 from wakeloop.clock import OffsetClock
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.store import inbox, leases, turns
 from wakeloop.store.database import Database, is_outage
 from wakeloop.store.records import NewRun, Post, SessionCommit
+from wakeloop.testing import Simulation
 
 
 @pytest.fixture(params=EVERY_STORE)
@@ -193,6 +195,32 @@ def test_a_poisoned_session_fails_its_transaction_and_not_the_others_when_tried_
 
     assert store.session(good.id).state == '"fine"'
     assert store.session(bad.id).state is None
+
+
+@agent(cron("0 9 * * *"))
+async def healthy(ctx: Context[None]) -> None:
+    await ctx.send("alice", "fine")
+
+
+@agent(cron("0 9 * * *"))
+async def poisoned(ctx: Context[None]) -> None:
+    await ctx.send("alice", "PostgreSQL takes no \x00 in a text")
+
+
+def test_a_poisoned_session_does_not_stop_those_it_is_committed_with(postgres_server: Postgres) -> None:
+    """A session that the database refuses is tried alone: the others of its batch go on at the same instant."""
+    contacts = {"alice": {"sms": "+15555550100"}}
+    with Simulation(
+        [healthy, poisoned],
+        contacts=contacts,
+        start="2026-11-02T08:59:00Z",
+        store=postgres_server.new_database(),
+    ) as simulation:
+        simulation.advance(timedelta(minutes=1))
+
+        assert [message.text for message in simulation.outbox()] == ["fine"]
+        assert [run.status for run in simulation.runs(healthy)] == ["completed"]
+        assert [run.status for run in simulation.runs(poisoned)] != ["completed"]
 
 
 # ---------------------------------------------------------------------- the clock

@@ -59,7 +59,8 @@ class Instant(TypeDecorator[datetime]):
         if dialect.name == "postgresql":
             instant: datetime = value.astimezone(UTC)
             return instant
-        return _EPOCH + value * _MICROSECOND
+        microseconds: int = value
+        return _EPOCH + microseconds * _MICROSECOND
 
 
 Serial = BigInteger().with_variant(Integer(), "sqlite")

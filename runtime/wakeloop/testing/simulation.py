@@ -185,8 +185,9 @@ class Simulation:
         """An inbound message from a contact, on the channel on which they were last written to unless told
         otherwise, through the channel's own parsing and the real routing. What became of it, in words."""
         if channel is None:
-            last = [message.channel for message in self.outbox(contact)][-1:]
-            channel = last[0] if last else self._world.people.route(contact)[0][0]
+            with self._database.read() as connection:
+                last = queries.last_channel(connection, contact)
+            channel = last or self._world.people.route(contact)[0][0]
         address = self._world.people.route(contact, channel)[0][1]
         name, request = channel, self.channels[channel].request(address, text)
         self._survive(lambda: self._intake.webhook(name, request))
