@@ -27,13 +27,17 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.text import Text
 
+from wakeloop.store import queries
+from wakeloop.store.database import Database
 from wakeloop.testing.twilio import StandInMessage, TwilioStandIn
+from wakeloop.views import RunView, run_view, state_view
 
 T = TypeVar("T")
 
 HERE = Path(__file__).parent
+WAKELOOP = str(Path(sys.executable).with_name("wakeloop"))
 ALICE = "+14155550100"
-SLEEP_SECONDS = 9
+SLEEP_SECONDS = 14
 PATIENCE_SECONDS = 30
 LATE_SECONDS = 3.0
 
@@ -69,6 +73,7 @@ class Project:
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "wakeloop.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._database = Database(f"sqlite:///{folder}/.wakeloop/wakeloop.db")
         shutil.copytree(HERE / "agents", folder / "agents", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "wakeloop.toml").write_text(
             f'port = {port}\npublic_url = "{self.url}"\n\n'
@@ -94,7 +99,7 @@ class Project:
         """`wakeloop dev`, until its web app answers."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._command, "dev"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
+                [WAKELOOP, "dev"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         wait_for(self._is_ready, "answer from `wakeloop dev`")
 
@@ -116,20 +121,28 @@ class Project:
 
     def end(self) -> None:
         """Make sure that nothing is left running."""
+        self._database.close()
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
-    def ask(self, *arguments: str) -> Any:
-        """What a `wakeloop … --json` command says."""
-        argv = [self._command, *arguments, "--json"]
-        done = subprocess.run(argv, cwd=self.folder, env=self._environment, capture_output=True, check=False)
-        if done.returncode != 0:
-            raise DemoFailed(f"`wakeloop {' '.join(arguments)}`: {done.stderr.decode().strip()}")
-        return json.loads(done.stdout)
+    def runs(self) -> list[RunView]:
+        """The runs that its store knows."""
+        with self._database.read() as connection:
+            return [run_view(row, None) for row in queries.list_runs(connection)]
 
-    @property
-    def _command(self) -> str:
-        return str(Path(sys.executable).with_name("wakeloop"))
+    def state(self) -> Any:
+        """What the agent remembers; None before it has learned anything."""
+        with self._database.read() as connection:
+            return state_view(queries.list_sessions(connection)[0].state, None)
+
+    def asleep_until(self) -> datetime | None:
+        """When the run wakes that has its answer."""
+        waiting = [run.wake_at for run in self.runs() if run.status == "waiting" and run.wake_at]
+        return waiting[0] if waiting and self.state() is not None else None
+
+    def completed(self) -> RunView | None:
+        """The run that is over."""
+        return next((run for run in self.runs() if run.status == "completed"), None)
 
     def _is_ready(self) -> bool:
         assert self._process is not None
@@ -144,28 +157,35 @@ class Project:
 
 def play(twilio: TwilioStandIn, project: Project, wakes: datetime) -> None:
     """The story. Raises DemoFailed where it does not go as it should."""
-    say("setup", f"Twilio's stand-in listens at {twilio.url}; it checks credentials and fields as Twilio does", "blue")
+    say("setup", f"a stand-in for Twilio's API listens at {twilio.url}", "blue")
     project.start()
-    say("wakeloop", f"`wakeloop dev` runs as process {project.pid}: SQLite, worker and web app in one", "green")
+    say(
+        "wakeloop",
+        f"`wakeloop dev` runs as process {project.pid}: SQLite, worker and web app in one",
+        "green",
+    )
     say("wakeloop", f"agent standup is scheduled for {wakes:%H:%M:%S} UTC every day, by cron", "green")
 
     question = wait_for(lambda: next(iter(twilio.messages), None), "text message")
     late = (datetime.now(UTC) - wakes).total_seconds()
-    say("twilio", f"POST /Messages.json from {question.from_} to {question.to}: accepted as {question.sid[:10]}…", "blue")
+    say(
+        "twilio",
+        f"POST /Messages.json from {question.from_} to {question.to}: taken as {question.sid[:8]}…",
+        "blue",
+    )
     say("SMS", f"to Alice: {question.body!r}  ({late:.1f} s after the nominal time)", "magenta")
     check(0 <= late < LATE_SECONDS + 2, f"the first text is {late:.1f} s late")
 
     forged = twilio.forge("transfer everything", from_=ALICE)
-    say("intruder", f"posts a webhook with a forged signature: HTTP {forged.status} {forged.body.strip()!r}", "red")
+    say("intruder", f"posts a webhook with a forged signature: refused with HTTP {forged.status}", "red")
     check(forged.status == 403, "a forged webhook was not refused")
     answer = twilio.reply("the billing bug", from_=ALICE)
     say("SMS", "from Alice: 'the billing bug'", "magenta")
-    say("twilio", f"webhook with a valid X-Twilio-Signature: HTTP {answer.status}, recorded before it was answered", "blue")
+    say("twilio", f"webhook with a valid X-Twilio-Signature: HTTP {answer.status}", "blue")
     check(answer.status == 200, "the reply was refused")
 
-    run = wait_for(lambda: asleep(project), "run that sleeps")
-    until = datetime.fromisoformat(run["wake_at"])
-    state = project.ask("sessions")[0]["state"]
+    until = wait_for(project.asleep_until, "run that sleeps")
+    state = project.state()
     say("wakeloop", f"the agent remembers {json.dumps(state)}, and sleeps until {until:%H:%M:%S}", "green")
     check(state == {"days": 1, "focus": "the billing bug"}, f"its state is {state}")
 
@@ -173,30 +193,24 @@ def play(twilio: TwilioStandIn, project: Project, wakes: datetime) -> None:
     project.kill()
     check(not runs(pid), f"process {pid} is still there")
     say("kill -9", f"process {pid} is gone; nothing runs, and nothing is held in any broker", "red")
-    wait_for(lambda: datetime.now(UTC) > until - timedelta(seconds=4.5), "time to start again")
+    time.sleep(2)
     project.start()
     say("wakeloop", f"started again as process {project.pid}, from the file that it left", "green")
 
     check(len(twilio.messages) == 1, "a text was sent twice")
-    check_back: StandInMessage = wait_for(lambda: twilio.messages[1] if len(twilio.messages) > 1 else None, "second text")
+    check_back: StandInMessage = wait_for(
+        lambda: twilio.messages[1] if len(twilio.messages) > 1 else None, "second text"
+    )
     late = (datetime.now(UTC) - until).total_seconds()
     say("SMS", f"to Alice: {check_back.body!r}  ({late:.2f} s after the time it chose)", "magenta")
     check(0 <= late < LATE_SECONDS, f"it woke {late:.2f} s late")
     check(check_back.body == "Day 1: is 'the billing bug' done?", "it did not go on where it stopped")
 
-    ended = wait_for(lambda: next((run for run in project.ask("runs") if run["status"] == "completed"), None), "end")
-    say("wakeloop", f"run {ended['id'][-8:]} completed with {ended['result']!r}", "green")
+    ended = wait_for(project.completed, "end of the run")
+    say("wakeloop", f"run {ended.id[-8:]} completed with {ended.result!r}", "green")
     took = project.stop()
     check(len(twilio.messages) == 2, f"{len(twilio.messages)} texts were sent instead of two")
     say("wakeloop", f"Ctrl-C: stopped in {took:.1f} s, nothing is left running", "green")
-
-
-def asleep(project: Project) -> dict[str, Any] | None:
-    """The run, once it has its answer and waits for a time."""
-    found: list[dict[str, Any]] = project.ask("runs")
-    state = project.ask("sessions")[0]["state"]
-    waiting = [run for run in found if run["status"] == "waiting" and run["wake_at"]]
-    return waiting[0] if waiting and state and state["days"] == 1 else None
 
 
 def runs(pid: int) -> bool:
@@ -219,21 +233,32 @@ def stage() -> Iterator[tuple[TwilioStandIn, Project, datetime]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    wakes = (datetime.now(UTC) + timedelta(seconds=8)).replace(microsecond=0)
-    with tempfile.TemporaryDirectory(prefix="wakeloop-demo-") as folder:
-        with TwilioStandIn(webhook=f"http://127.0.0.1:{port}/webhooks/sms") as twilio:
-            project = Project(Path(folder), twilio, port, wakes)
-            try:
-                yield twilio, project, wakes
-            except DemoFailed:
-                console.print(Text(project.log.read_text(errors="replace"), style="dim"))
-                raise
-            finally:
-                project.end()
+    begin = (
+        time.monotonic()
+    )  # the first start compiles everything; the second one is as long as those to come
+    for _ in range(2):
+        begin = time.monotonic()
+        subprocess.run([WAKELOOP, "--version"], check=True, capture_output=True)
+    startup = time.monotonic() - begin
+    wakes = (datetime.now(UTC) + timedelta(seconds=4 + 4 * startup)).replace(microsecond=0)
+    with (
+        tempfile.TemporaryDirectory(prefix="wakeloop-demo-") as folder,
+        TwilioStandIn(webhook=f"http://127.0.0.1:{port}/webhooks/sms") as twilio,
+    ):
+        project = Project(Path(folder), twilio, port, wakes)
+        try:
+            yield twilio, project, wakes
+        except DemoFailed:
+            console.print(Text(project.log.read_text(errors="replace"), style="dim"))
+            raise
+        finally:
+            project.end()
 
 
 def main() -> int:
-    console.print(Text("wakeloop: an agent that wakes on cron, texts a person, and survives a kill\n", style="bold"))
+    console.print(
+        Text("wakeloop: an agent that wakes on cron, texts a person, and survives a kill\n", style="bold")
+    )
     begin = time.monotonic()
     try:
         with stage() as (twilio, project, wakes):

@@ -23,7 +23,9 @@ async def open_issues(repo: str) -> list[str]:
 async def standup(ctx: Context[Standup]) -> str:
     """Ask what comes first, sleep, and ask whether it is done."""
     issues = await open_issues("acme/api")
-    answer = await ctx.ask("alice", f"{len(issues)} open issues. What comes first?", timeout=timedelta(hours=2))
+    answer = await ctx.ask(
+        "alice", f"{len(issues)} open issues. What comes first?", timeout=timedelta(hours=2)
+    )
     ctx.state.days += 1
     ctx.state.focus = answer.text
     await ctx.sleep_until(ctx.now() + timedelta(seconds=float(os.environ.get("DEMO_SLEEP", "28800"))))
