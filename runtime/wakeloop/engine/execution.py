@@ -120,7 +120,7 @@ OPERATIONS_BEFORE_REST = 100_000
 
 
 class _Halt(BaseException):
-    """Ends a task of a handler that does not come to rest, whatever it catches."""
+    """Ends a task of a handler that does not come to rest, or was dropped, whatever it catches."""
 
 
 class UnknownOutcome(WakeloopError):
@@ -205,8 +205,11 @@ class Execution:
             if record.kind in DELIVERED:
                 if self._main.done():
                     self._diverge(record.title, f"the handler's end ({self._ending()})")
+                was_live, before = not self._replaying, self.state_before
                 self._replaying = record.seq <= self.applied
-                self._apply(record, state)
+                self._apply(record, self.state_text if was_live else state)
+                if was_live:
+                    self.state_before = before  # what it is now goes to the session for all of them together
         if self._done:
             left = next(iter(self._done.values()))
             self._diverge(left.title, f"nothing: {self._resting()}")
@@ -256,7 +259,8 @@ class Execution:
 
     def close(self) -> None:
         """Drop the run from memory, wherever it stands."""
-        self.loop.discard()
+        with inside_handler(self.facts.id):
+            self.loop.discard()
         self.pending.clear()
 
     # ------------------------------------------------------------------ what is left to do
@@ -364,6 +368,8 @@ class Execution:
     # ------------------------------------------------------------------ inside
 
     def _next_op(self) -> int:
+        if self.loop.is_closed():
+            raise _Halt
         self._ops += 1
         if self._ops > self._stretches[-1].ops + OPERATIONS_BEFORE_REST:
             self._trouble = self._trouble or WakeloopError(

@@ -26,12 +26,20 @@ class DurableTask(asyncio.Task[T]):
     """A task whose hash is its number on its loop, so that sets of tasks have the same order in every replay: those that
     a TaskGroup cancels, and those that `asyncio.wait` gives."""
 
-    def __init__(self, coro: Any, *, loop: DeterministicLoop, number: int, **options: Any) -> None:
+    def __init__(
+        self, coro: Any, *, loop: DeterministicLoop, number: int, context: contextvars.Context, **options: Any
+    ) -> None:
         self._number = number
-        super().__init__(coro, loop=loop, **options)
+        self._of = context
+        super().__init__(coro, loop=loop, context=context, **options)
 
     def __hash__(self) -> int:
         return self._number
+
+    def drop(self) -> None:
+        """End its coroutine where it stands, in its own context: what it does then still knows whose it is."""
+        self._log_destroy_pending = False
+        self._of.run(_close, self.get_coro())
 
 
 class DeterministicLoop(asyncio.AbstractEventLoop):
@@ -49,7 +57,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._closed = False
         self._running = False
         self._cancelled: Callable[[asyncio.TimerHandle], None] = lambda handle: None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[DurableTask[Any]] = set()
         self._tasks_made = 0
         self._prune_at = 64
         self.unhandled: list[dict[str, Any]] = []
@@ -108,8 +116,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             while self._tasks:  # cleanup may make more of them
                 task = self._tasks.pop()
                 if not task.done():
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    _close(task.get_coro())
+                    task.drop()
         finally:
             self._ready.clear()
             asyncio._set_running_loop(previous)
@@ -172,7 +179,12 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Task[T]:
         self._tasks_made += 1
         task: DurableTask[T] = DurableTask(
-            coro, loop=self, number=self._tasks_made, name=name or "task", context=context, **options
+            coro,
+            loop=self,
+            number=self._tasks_made,
+            context=contextvars.copy_context() if context is None else context,
+            name=name or "task",
+            **options,
         )
         self._tasks.add(task)
         return task
@@ -216,7 +228,9 @@ def _close(coroutine: Any) -> None:
     for _ in range(CLOSINGS):
         try:
             coroutine.close()
-        except (Exception, SystemExit, GeneratorExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             continue  # its cleanup awaited, or asked for something: nobody is listening any more
         return
 
