@@ -169,9 +169,13 @@ class Executor:
     def cycle(self, wait: float = 0.0) -> None:
         """Do one round; wait up to `wait` seconds for something to come in, if there is nothing else to do."""
         self._collect(wait if not (self._asked or self._touched or self._poked) else 0.0)
-        asked = list(self._asked)[:BATCH] if not self._stopping.is_set() else []
+        asked = list(self._asked)[:BATCH]
         for session in asked:
             del self._asked[session]
+        if self._stopping.is_set():
+            for session in asked:
+                self._settle(session)
+            asked = []
         commits = self._changes()
         wanted = any(turn.wanted for session in self._touched if (turn := self._turns.get(session)))
         if asked or commits or self._poked or wanted:
