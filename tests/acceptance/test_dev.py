@@ -46,7 +46,7 @@ async def keeper(ctx: Context[Memory]) -> list[str]:
 @step
 def hang() -> None:
     with open("hangs", "a") as file:
-        file.write("once\n")
+        file.write("once ")
     time.sleep(60)
 
 
