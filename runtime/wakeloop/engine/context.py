@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -151,7 +152,7 @@ class Context(Generic[S]):
         Raises NoAnswer at the timeout, Undeliverable if no channel takes the question, NotFound for an unknown
         contact. If the wait is cancelled, the question is closed.
         """
-        choices = tuple(options or ())
+        choices = tuple(_words(option) for option in options or ())
         TypeAdapter(answer)
         limit = None if timeout is None else seconds(timeout, "a timeout")
         every = None if remind is None else seconds(remind, "a reminder's interval")
@@ -290,7 +291,7 @@ class Context(Generic[S]):
             channel = run.surroundings.check_contact(to, via)
             message = Message(
                 id=str(run.surroundings.new_id()),
-                text=text,
+                text=_sendable(text),
                 to=to,
                 channel=channel,
                 at=run.now,
@@ -315,12 +316,13 @@ class Context(Generic[S]):
             channel = run.surroundings.check_contact(to, via)
             id = str(run.surroundings.new_id())
             message = Message(
-                id=str(run.surroundings.new_id()), text=_question(text, choices), to=to, channel=channel, at=run.now,
+                id=str(run.surroundings.new_id()), text=_sendable(_question(text, choices)), to=to,
+                channel=channel, at=run.now,
                 subject=subject,
             )  # fmt: skip
             expires = None if limit is None else run.now + timedelta(seconds=limit)
             return id, [
-                OpenRequest(id=id, to=to, text=text, options=choices, expires=expires),
+                OpenRequest(id=id, to=to, text=_sendable(text), options=choices, expires=expires),
                 SendMessage(message=message, via=via, request=id),
             ]
 
@@ -401,6 +403,16 @@ class OwnSchedule:
 
 def _question(text: str, choices: tuple[str, ...]) -> str:
     return f"{text}\n{numbered(choices)}" if choices else text
+
+
+def _words(option: Any) -> str:
+    """An option as a person reads it: the value of an enum's member, else its text."""
+    return str(option.value if isinstance(option, Enum) else option)
+
+
+def _sendable(text: str) -> str:
+    """A text without NUL characters, which no provider sends and PostgreSQL does not keep."""
+    return text.replace("\x00", "")
 
 
 def _plain(value: Any) -> Any:

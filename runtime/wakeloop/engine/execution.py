@@ -19,7 +19,7 @@ from wakeloop.engine.context import Context
 from wakeloop.engine.failures import Failure, describe, rebuild
 from wakeloop.engine.guard import inside_handler
 from wakeloop.engine.journal import DELIVERED, DONE, Kind, Record, Rewind, Wait, title
-from wakeloop.engine.loop import DeterministicLoop
+from wakeloop.engine.loop import DeterministicLoop, Halt
 from wakeloop.engine.values import JSON_CODEC, Codec, codec_for, result_codec
 from wakeloop.errors import NonDeterminismError, WakeloopError
 from wakeloop.events import Event
@@ -117,10 +117,6 @@ FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 OPERATIONS_BEFORE_REST = 100_000
 """Operations that may be issued before the handler must have come to rest: some never let the loop take its turn."""
-
-
-class _Halt(BaseException):
-    """Ends a task of a handler that does not come to rest, or was dropped, whatever it catches."""
 
 
 class UnknownOutcome(WakeloopError):
@@ -369,14 +365,14 @@ class Execution:
 
     def _next_op(self) -> int:
         if self.loop.is_closed():
-            raise _Halt
+            raise Halt
         self._ops += 1
         if self._ops > self._stretches[-1].ops + OPERATIONS_BEFORE_REST:
             self._trouble = self._trouble or WakeloopError(
                 f"the handler does not come to rest: it asked for {OPERATIONS_BEFORE_REST:,} things without waiting for "
                 "anything; put an `await asyncio.sleep(seconds)` or `await ctx.receive()` in its loop"
             )
-            raise _Halt
+            raise Halt
         return self._ops
 
     def _issue(self, kind: Kind, name: str, **details: Any) -> Operation:

@@ -15,11 +15,15 @@ from wakeloop.errors import OutsideStep, WakeloopError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-CLOSINGS = 10
+UNWINDINGS = 1000
 """How often a coroutine that awaits while it is dropped is told again."""
 
 CALLBACKS_BEFORE_REST = 1_000_000
 """Callbacks that may run before the loop must have come to rest; a handler that spins is stopped there."""
+
+
+class Halt(BaseException):
+    """Ends a task of a handler that is dropped, or does not come to rest, whatever it catches."""
 
 
 class DurableTask(asyncio.Task[T]):
@@ -39,7 +43,7 @@ class DurableTask(asyncio.Task[T]):
     def drop(self) -> None:
         """End its coroutine where it stands, in its own context: what it does then still knows whose it is."""
         self._log_destroy_pending = False
-        self._of.run(_close, self.get_coro())
+        self._of.run(_unwind, self.get_coro())
 
 
 class DeterministicLoop(asyncio.AbstractEventLoop):
@@ -107,7 +111,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 self._prune_at = 2 * len(self._tasks) + 64
 
     def discard(self) -> None:
-        """Drop all tasks where they stand. Their `finally` blocks see GeneratorExit; nothing they schedule runs."""
+        """Drop all tasks where they stand. Their `finally` blocks see Halt; nothing that they ask for is done."""
         self._closed = True
         self._ready.clear()
         previous = asyncio._get_running_loop()
@@ -223,16 +227,18 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._closed = True
 
 
-def _close(coroutine: Any) -> None:
-    """Close a coroutine that may not want to."""
-    for _ in range(CLOSINGS):
+def _unwind(coroutine: Any) -> None:
+    """End a coroutine where it stands.
+
+    `close()` would do for one, but what awaits in its cleanup ignores it, and those it awaits are then left to the
+    garbage collector. So Halt is raised in the innermost, again wherever that awaits, until all have ended."""
+    for _ in range(UNWINDINGS):
         try:
-            coroutine.close()
+            coroutine.throw(Halt())
         except KeyboardInterrupt:
             raise
         except BaseException:
-            continue  # its cleanup awaited, or asked for something: nobody is listening any more
-        return
+            return  # it has ended: whatever of, nobody is listening any more
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:

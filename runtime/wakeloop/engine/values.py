@@ -142,8 +142,8 @@ def _configured(annotation: Any) -> TypeAdapter[Any]:
     it comes from around them, and they have none)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return TypeAdapter(annotation)
-    alias: Any = TypeAliasType("Value", annotation)
-    return TypeAdapter(alias, config=_CONFIG)
+    Value = TypeAliasType("Value", annotation)
+    return TypeAdapter(Value, config=_CONFIG)
 
 
 def _is_same(value: Any, back: Any) -> bool:
