@@ -131,6 +131,8 @@ def make_app(
     is "threads" or "prefork"; it is said here because Celery ignores `--pool=prefork` on the command line, taking it
     for its own default, once the app has named a pool.
     """
+    if broker_url == "embedded://":
+        broker_url = "embedded://local"  # kombu would take a host of its own for one without a name
     app = App("wakeloop", broker=broker_url, loader=_Loader, set_as_current=False)
     app.host = _PerProcess(host)
     app.embedded = broker_url.startswith("embedded:")

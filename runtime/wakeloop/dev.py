@@ -91,7 +91,7 @@ class _Worker:
         settings = runtime.settings
         self.runtime = runtime
         self.app: App = make_app(
-            _broker_url(settings),
+            settings.broker_url,
             queue=settings.queue,
             concurrency=settings.worker_concurrency,
             host=lambda: runtime,
@@ -115,11 +115,6 @@ class _Worker:
             log.error("the agents could not be loaded anew; the old ones go on", error=str(error))
             return
         log.info("agents loaded", agents=", ".join(self.runtime.world.registry.names) or "none")
-
-
-def _broker_url(settings: Settings) -> str:
-    """The broker's URL; one in this process gets a name, without which kombu would take another on its own."""
-    return "embedded://dev" if settings.broker_url == "embedded://" else settings.broker_url
 
 
 def _watch(worker: _Worker, stopping: threading.Event) -> None:

@@ -19,10 +19,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import crashpoints, progress
-from wakeloop.errors import NotFound
+from wakeloop.engine.failures import describe
+from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.logs import get_logger
+from wakeloop.open_run import RunError
 from wakeloop.step_runner import Key, StepRunner
-from wakeloop.store import leases, schedules, turns
+from wakeloop.store import leases, repair, schedules, turns
 from wakeloop.store.database import Database, is_outage
 from wakeloop.store.records import Committed, SessionCommit, SessionRow
 from wakeloop.turn import TAKEOVERS_BEFORE_PARKING, Turn
@@ -243,19 +245,19 @@ class Executor:
                 seconds=self._retry_seconds,
                 stop=lambda: self._closed,
             )
-        except DBAPIError as error:
-            if is_outage(error) or len(commits) + len(asked) <= 1:
-                log.error("turns given up", error=str(error.orig), sessions=[c.session.name for c in commits])
-                self._lose(
-                    [*(one.session.id for one in commits), *asked, *poked] if not is_outage(error) else None
-                )
-                return
-            log.error("a transaction was refused; trying its sessions one by one", error=str(error.orig))
-            for one in commits:
-                self._transact([one], [], now)
-            for session in asked:
-                self._transact([], [session], now)
-            self._poked |= poked
+        except Exception as error:
+            if isinstance(error, DBAPIError) and is_outage(error):
+                log.error("turns given up: the database is away", error=str(error.orig))
+                self._lose(None)
+            elif len(commits) + len(asked) > 1:
+                log.error("a transaction was refused; trying its sessions one by one", error=_cause(error))
+                for one in commits:
+                    self._transact([one], [], now)
+                for session in asked:
+                    self._transact([], [session], now)
+                self._poked |= poked
+            else:
+                self._refused(commits, [*asked, *poked], error)
             return
         crashpoints.reach("engine.committed")
         by_session = {one.session.id: one for one in commits}
@@ -268,6 +270,20 @@ class Executor:
         if commits:
             self._poke_receivers(commits)
             self._committed()
+
+    def _refused(self, commits: list[SessionCommit], others: list[int], error: Exception) -> None:
+        """The database is there, and takes everything but this: park the runs that it is about, with the reason, so
+        that nobody tries for ever."""
+        log.error(
+            "refused by the database", error=_cause(error), sessions=[one.session.name for one in commits]
+        )
+        self._lose([*(one.session.id for one in commits), *others])
+        reason = WakeloopError(f"the database refused what this run was to record: {_cause(error)}")
+        failure = RunError(failure=describe(reason)).model_dump_json(exclude_none=True)
+        for one in commits:
+            with contextlib.suppress(DBAPIError), self._database.begin() as connection:
+                repair.park(connection, one, failure, now=self._database.now())
+            log.warning("runs parked", session=one.session.name)
 
     def _poke_receivers(self, commits: list[SessionCommit]) -> None:
         """Look into the inboxes of sessions under way here that others here wrote to."""
@@ -338,10 +354,10 @@ class Executor:
                 leases.hand_back(connection, [id], owner=self.owner, now=now + self._lease)
             self._settle(id)
         for id, row in loaded.reloaded.items():
-            turn = self._turns.get(id)
-            if turn is not None and row.token == turn.session.token:
-                turn.session = replace(turn.session, arrivals=row.arrivals)
-                turn.reload(**loaded.of(id))
+            known = self._turns.get(id)
+            if known is not None and row.token == known.session.token:
+                known.session = replace(known.session, arrivals=row.arrivals)
+                known.reload(**loaded.of(id))
                 self._touched[id] = None
         for held in self._turns.values():
             held.add_journals({id: lines for id, lines in loaded.journals.items() if held.knows(id)})
@@ -454,6 +470,11 @@ class Executor:
             for id, seen in held.items():
                 if arrivals.get(id) != seen:
                     self._incoming.put(id)
+
+
+def _cause(error: Exception) -> str:
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class _Loaded:

@@ -61,9 +61,7 @@ class Operations:
         with self._database.begin() as connection:
             now = self._database.now()
             known = {(row.agent, row.key): row.session_id}
-            inbox.touch(
-                connection, inbox.queue_runs(connection, [run], known, now=now), now=now
-            )
+            inbox.touch(connection, inbox.queue_runs(connection, [run], known, now=now), now=now)
         self._intake.nudge()
         return run.id
 

@@ -133,7 +133,7 @@ class Outbox:
             wait = error.retry_after if error.retry_after is not None else _backoff(row.tries + 1)
             return _Sent(status=DeliveryStatus.PENDING, error=_words(error), again=wait)
         except Exception as error:
-            log.warning("a delivery's outcome is unknown", delivery=str(row.id), error=repr(error))
+            log.warning("a delivery's outcome is unknown", delivery=str(row.id), error=type(error).__name__)
             if row.tries + 1 >= TRIES:
                 return _Sent(
                     status=DeliveryStatus.FAILED, error=f"given up after {TRIES} attempts: {error!r}"
@@ -184,9 +184,9 @@ class Outbox:
                 id = self._world.ids.new_id()
                 outbox.add_delivery(connection, id, message_id, message.contact, channel, address, now=now)
                 outbox.set_channel(connection, message_id, channel)
-                log.info("next channel", message=str(message_id), channel=channel, reason=reason)
+                log.info("next channel", message=str(message_id), channel=channel)
                 return
-        log.warning("undeliverable", message=str(message_id), contact=message.contact, reason=reason)
+        log.warning("undeliverable", message=str(message_id), contact=message.contact)
         if message.request_id is None:
             return
         request = request_store.find(connection, message.request_id)

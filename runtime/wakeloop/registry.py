@@ -146,7 +146,7 @@ def load_folder(path: Path) -> Loaded:
         for file in _files(folder):
             try:
                 module = _import(file)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is told as a Problem
+            except (Exception, SystemExit) as error:
                 problems.append(_problem(file, folder, error))
                 continue
             for agent in _agents_in(module):

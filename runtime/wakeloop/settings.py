@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         examples=["postgresql+psycopg://wakeloop@localhost/wakeloop"],
     )
     broker_url: str = Field(
-        default="embedded://",
+        default="embedded://local",
         description="What carries work to the workers: within one process, or Redis.",
         examples=["redis://localhost:6379/0"],
     )
@@ -86,7 +86,8 @@ class Settings(BaseSettings):
         default=15.0,
         gt=0,
         allow_inf_nan=False,
-        description="After how many seconds the session of a worker that fell silent is taken over.",
+        description="After how many seconds the session of a worker that fell silent is taken over; also how long "
+        "one attempt at a delivery may take.",
         examples=[15.0],
     )
     unknown_sender: Literal["ignore", "answer"] = Field(
@@ -142,7 +143,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_broker(cls, value: str) -> str:
         if not re.match(r"[a-z]\w*(\+\w+)?://", value):
-            raise ValueError("must be a URL such as embedded:// or redis://…")
+            raise ValueError("must be a URL such as embedded://local or redis://…")
         return value
 
     @field_validator("public_url")

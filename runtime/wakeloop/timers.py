@@ -126,7 +126,9 @@ class Timers:
         # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
         next_due = now if fired or ready or deliveries else found.next
         crashpoints.reach("timers.claimed")
-        return Swept(turns=self._messages(ready), deliveries=[str(id) for id in deliveries], next_due=next_due)
+        return Swept(
+            turns=self._messages(ready), deliveries=[str(id) for id in deliveries], next_due=next_due
+        )
 
     def _fire(self, connection: Connection, agents: Sequence[str], now: datetime) -> int:
         rows = schedules.claim_due(connection, now=now, agents=agents, limit=BATCH)

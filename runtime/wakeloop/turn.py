@@ -158,10 +158,11 @@ class Turn:
         self._ended.clear()
 
     def park_all(self, reason: str) -> None:
-        """Park every run that was running: going on with them keeps killing the worker."""
-        for run in list(self._runs.values()):
-            if run.row.status is RunStatus.RUNNING:
-                self._park(run, WakeloopError(reason))
+        """Park every run that was running, or if none was, every one that was to begin: going on with them keeps
+        killing the worker."""
+        runs = [run for run in self._runs.values() if run.row.status is RunStatus.RUNNING]
+        for run in runs or [run for run in self._runs.values() if not run.is_started]:
+            self._park(run, WakeloopError(reason))
 
     # ------------------------------------------------------------------ going on
 
@@ -510,11 +511,11 @@ class Turn:
         assert execution is not None
         try:
             go()
+            self._collect(run)
         except Exception as error:
             execution.take()
             self._park(run, error)
             return False
-        self._collect(run)
         return self._raise_cancel(run) if run.row.cancelling else True
 
     def _collect(self, run: OpenRun) -> None:
@@ -522,6 +523,8 @@ class Turn:
         execution = run.execution
         assert execution is not None
         records, commands = execution.take()
+        for command in commands:
+            self._changes.apply(run.id, command)
         if records or commands or execution.applied != run.row.applied:
             self._changes.is_dirty = True
         run.records.extend(records)
@@ -530,8 +533,6 @@ class Turn:
             self.state = execution.state_text
             execution.state_before = execution.state_text
             self._changes.is_dirty = True
-        for command in commands:
-            self._changes.apply(run.id, command)
         for problem in execution.loop.unhandled:
             log.warning(
                 "a task of the handler failed unnoticed",
@@ -548,7 +549,8 @@ class Turn:
                 self._end(run, RunStatus(outcome.status), result=outcome.result)
 
     def _park(self, run: OpenRun, error: Exception) -> None:
-        log.warning("run parked", run=str(run.id), session=self.session.name, reason=str(error))
+        log.warning("run parked", run=str(run.id), session=self.session.name, error=type(error).__name__)
+        log.debug("run parked", run=str(run.id), reason=str(error))
         self._end(run, RunStatus.STUCK, error=RunError(failure=describe(error)))
 
     def _end(

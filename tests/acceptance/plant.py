@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import Postgres, Program, Redis, free_port, poll
+
 from wakeloop.store import queries
 from wakeloop.testing.twilio import TwilioStandIn
 from wakeloop.views import RunView, run_view

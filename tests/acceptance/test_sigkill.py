@@ -6,6 +6,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,7 @@ def test_ticks_are_neither_lost_nor_doubled_when_workers_die_between_claiming_an
     nominal = sorted(run.result for run in done)
     assert len(set(nominal)) == len(nominal)
     times = sorted(run.event.nominal for run in done)
-    assert {later - earlier for earlier, later in zip(times, times[1:], strict=False)} == {
-        times[1] - times[0]
-    }
+    assert {later - earlier for earlier, later in pairwise(times)} == {times[1] - times[0]}
     assert max(plant.effects_of("beat").values()) == 1
 
 

@@ -23,17 +23,8 @@ from tests.conformance.twilio_kit import (
     using,
 )
 
-from wakeloop.channel import (
-    Channel,
-    DeliveryStatus,
-    Receipt,
-)
-from wakeloop.errors import (
-    ChannelError,
-    ConfigurationError,
-    PermanentChannelError,
-    TemporaryChannelError,
-)
+from wakeloop.channel import Channel, DeliveryStatus, Receipt
+from wakeloop.errors import ChannelError, ConfigurationError, PermanentChannelError, TemporaryChannelError
 from wakeloop.testing.twilio import AUTH_TOKEN, NUMBER, TwilioStandIn
 from wakeloop_channels.twilio import TwilioChannel
 

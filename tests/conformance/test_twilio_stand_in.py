@@ -11,22 +11,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.conformance.twilio_kit import (
-    ALICE,
-    SID,
-    Receiver,
-    call,
-    channel,
-    outgoing,
-    send,
-)
+from tests.conformance.twilio_kit import ALICE, SID, Receiver, call, channel, outgoing, send
 
-from wakeloop.channel import (
-    Incoming,
-)
-from wakeloop.errors import (
-    PermanentChannelError,
-)
+from wakeloop.channel import Incoming
+from wakeloop.errors import PermanentChannelError
 from wakeloop.testing.twilio import ACCOUNT_SID, AUTH_TOKEN, NUMBER, TwilioStandIn
 
 

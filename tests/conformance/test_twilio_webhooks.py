@@ -23,15 +23,8 @@ from tests.conformance.twilio_kit import (
 )
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
 
-from wakeloop.channel import (
-    DeliveryStatus,
-    DeliveryUpdate,
-    Incoming,
-    RawRequest,
-)
-from wakeloop.errors import (
-    InvalidWebhook,
-)
+from wakeloop.channel import DeliveryStatus, DeliveryUpdate, Incoming, RawRequest
+from wakeloop.errors import InvalidWebhook
 from wakeloop.testing.twilio import AUTH_TOKEN, NUMBER, TwilioStandIn, sign
 
 

@@ -15,17 +15,8 @@ from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlencode
 from urllib.request import Request, urlopen
 
-from wakeloop.channel import (
-    ChannelServices,
-    DeliveryUpdate,
-    Incoming,
-    Outgoing,
-    RawRequest,
-    Receipt,
-)
-from wakeloop.errors import (
-    InvalidWebhook,
-)
+from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing, RawRequest, Receipt
+from wakeloop.errors import InvalidWebhook
 from wakeloop.testing.twilio import ACCOUNT_SID, AUTH_TOKEN, NUMBER, TwilioStandIn, sign
 from wakeloop_channels.twilio import TwilioChannel
 

@@ -72,7 +72,7 @@ class RecordingHost:
             )
             try:
                 dispatcher.turns([message])
-            except Exception as error:  # noqa: BLE001 - recorded
+            except Exception as error:
                 _record("refused", f"{type(error).__name__}:{time.monotonic() - started:.1f}")
             else:
                 _record("claimed", session)

@@ -46,7 +46,7 @@ def test_without_any_file_the_defaults_hold(tmp_path: Path) -> None:
 
     assert settings.database_url == f"sqlite:///{tmp_path}/.wakeloop/wakeloop.db"
     assert settings.agents_dir == tmp_path / "agents"
-    assert (settings.broker_url, settings.queue) == ("embedded://", "wakeloop")
+    assert (settings.broker_url, settings.queue) == ("embedded://local", "wakeloop")
     assert (settings.host, settings.port, settings.public_url) == ("127.0.0.1", 8080, None)
     assert (settings.worker_concurrency, settings.lease_seconds) == (32, 15.0)
     assert (settings.unknown_sender, settings.trusted_proxies) == ("ignore", ())
@@ -289,7 +289,7 @@ MISTAKES = [
     ('lease_seconds = inf', 1, "lease_seconds: Input should be a finite number"),
     ('unknown_sender = "shout"', 1, "unknown_sender: Input should be 'ignore' or 'answer', not 'shout'"),
     ('database_url = "mysql://u:hidden@h/w"', 1, "database_url: must be a URL that starts with sqlite:// or postgresql://; write for example database_url = "),
-    ('broker_url = "localhost"', 1, "broker_url: must be a URL such as embedded:// or redis://…"),
+    ('broker_url = "localhost"', 1, "broker_url: must be a URL such as embedded://local or redis://…"),
     ('public_url = "example.com"', 1, "public_url: must be an address that starts with https://"),
     ('public_url = "https://example.com/?a=1"', 1, "public_url: must be an address"),
     ('trusted_proxies = ["10.0.0.1/8"]', 1, "trusted_proxies: 10.0.0.1/8 has host bits set; give IP addresses and networks"),

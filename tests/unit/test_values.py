@@ -170,7 +170,8 @@ def test_a_value_comes_back_equal_by_its_annotation(annotation: Any, value: Any)
     back = codec.load(text)
 
     assert value == back or value.timestamp() == back.timestamp()
-    assert text == codec.dump(back, "it")
+    if not isinstance(value, set | frozenset):  # whose order is not part of them
+        assert text == codec.dump(back, "it")
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,8 @@ def _is_same(value: Any, back: Any) -> bool:
         )
     if isinstance(value, datetime) and isinstance(back, datetime):
         # In the hour that comes twice, a time equals none of another zone (PEP 495), be it the same instant.
-        return value.tzinfo is not None and back.tzinfo is not None and value.timestamp() == back.timestamp()
+        aware = value.tzinfo is not None and back.tzinfo is not None
+        return back == value or (aware and value.timestamp() == back.timestamp())
     if isinstance(value, float):
         return bool(back == value) or (value != value and back != back)
     if is_dataclass(value) and not isinstance(value, type):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
@@ -72,7 +73,7 @@ class Database:
             Path(str(self.url.database)).expanduser().parent.mkdir(parents=True, exist_ok=True)
             options |= {"pool_size": pool_size, "max_overflow": pool_size}
         engine = sa.create_engine(self.url, **options)
-        sa.event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", _prepare_sqlite)
         return engine
 
     @property

@@ -26,7 +26,7 @@ _ADD_MESSAGE = Insert(
 _IS_WAITING = runs.c.status == sa.literal_column("'waiting'")
 
 
-def _waiting(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _waiting(condition: sa.ColumnElement[bool]) -> Any:
     return (
         sa.select(sessions.c.id, sessions.c.agent, sessions.c.key, receivers.c.contact)
         .join(receivers, receivers.c.session_id == sessions.c.id)
@@ -38,7 +38,7 @@ def _waiting(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
 _WAITING_FOR = sa.union(
     _waiting(receivers.c.contact == sa.bindparam("contact")), _waiting(receivers.c.contact.is_(None))
 )
-_SESSION_OF_REQUEST: sa.Select[Any] = (
+_SESSION_OF_REQUEST: Any = (
     sa.select(sessions.c.id, sessions.c.agent, sessions.c.key)
     .join(requests, requests.c.session_id == sessions.c.id)
     .where(requests.c.id == sa.bindparam("request"))

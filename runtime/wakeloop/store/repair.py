@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.engine.journal import Record
 from wakeloop.status import RunStatus
-from wakeloop.store.schema import journal, runs, sessions
+from wakeloop.store.records import SessionCommit
+from wakeloop.store.schema import inbox, journal, runs, sessions
 
 _CHUNK = 500
 
@@ -66,4 +67,27 @@ def reopen(connection: Connection, run_id: UUID, *, waits: str | None, applied: 
             ended_at=None,
             cancelling=False,
         )
+    )
+
+
+def park(connection: Connection, refused: SessionCommit, failure: str, *, now: datetime) -> None:
+    """Park the runs of a commit that the database refused, and let their session go; nothing else of it is written.
+
+    A run that it would have begun is recorded as parked with its event, which is consumed."""
+    session = lock(connection, refused.session.id)
+    if session.token != refused.session.token:
+        return
+    values = {"status": str(RunStatus.STUCK), "failure": failure, "ended_at": now}
+    touched = sorted(refused.runs.keys() | refused.records.keys())
+    connection.execute(sa.update(runs).where(runs.c.id.in_(touched)).values(**values))
+    for run in refused.new_runs:
+        facts = {"id": run.id, "session_id": run.session_id, "event": run.event, "created_at": run.created_at}
+        connection.execute(sa.insert(runs).values(**facts, started_at=now, **values))
+    if refused.new_runs:
+        untargeted = inbox.c.id.in_(refused.consumed), inbox.c.target.is_(None)
+        connection.execute(sa.update(inbox).where(*untargeted).values(consumed_at=now))
+    connection.execute(
+        sa.update(sessions)
+        .where(sessions.c.id == session.id)
+        .values(owner=None, due_at=now, token=session.token + 1)
     )

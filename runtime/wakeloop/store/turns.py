@@ -219,11 +219,15 @@ def _write(
         connection.execute(_CONSUME, {"ids": consumed, "now": now})
     _RETARGET(connection, [{"id": id, "target": run} for one in commits for id, run in one.retargeted])
     _write_receivers(connection, commits)
+    # What is settled makes room for what is asked: a question alone on its person's phone needs no code.
+    new = {request.id for one in commits for request in one.requests}
+    settlements = [settlement for one in commits for settlement in one.settlements]
+    requests.settle(connection, [one for one in settlements if one.id not in new], now=now)
     asked = [(one.session.id, request) for one in commits for request in one.requests]
     codes = requests.open_requests(connection, asked, now=now)
     said = [(one.session.id, message) for one in commits for message in one.messages]
     outbox.put_all(connection, said, codes, now=now)
-    requests.settle(connection, [settlement for one in commits for settlement in one.settlements], now=now)
+    requests.settle(connection, [one for one in settlements if one.id in new], now=now)
     closed = [run_id for one in commits for run_id in one.closed_runs]
     requests.settle_of_runs(connection, closed, str(RequestStatus.CANCELLED), now=now)
     _write_wakeups(connection, commits)

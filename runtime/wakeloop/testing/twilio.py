@@ -532,11 +532,7 @@ def _fits(message: StandInMessage, query: Mapping[str, str]) -> bool:
     if query.get("To", message.to) != message.to or query.get("From", message.from_) != message.from_:
         return False
     day = message.date_sent.date().isoformat() if message.date_sent is not None else None
-    for name, compare in (
-        ("DateSent", str.__eq__),
-        ("DateSent>", str.__ge__),
-        ("DateSent<", str.__le__),
-    ):
+    for name, compare in (("DateSent", str.__eq__), ("DateSent>", str.__ge__), ("DateSent<", str.__le__)):
         if name in query and (day is None or not compare(day, query[name][:10])):
             return False
     return True
