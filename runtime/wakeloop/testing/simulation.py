@@ -255,7 +255,7 @@ class Simulation:
         name = agent.name if isinstance(agent, Agent) else agent
         with self._database.read() as connection:
             rows = queries.list_runs(connection, agent=name)
-        return sorted((self._view(row) for row in rows), key=lambda run: run.created_at)
+        return sorted((self._view(row) for row in rows), key=lambda run: (run.created_at, run.id))
 
     def run(self, id: str) -> RunView:
         """One run. Raises NotFound."""
