@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from typer.core import TyperGroup
 
@@ -77,6 +78,7 @@ def chosen(ctx: typer.Context, config: Path | None = None, json: bool = False) -
 def opened(choices: Choices) -> Iterator[tuple[Settings, Database]]:
     """The store, with a schema: a new SQLite file gets one. Raises ConfigurationError if it cannot be used."""
     settings = load_settings(path=choices.config)
+    refuse_nowhere(settings)
     database = Database(settings.database_url)
     try:
         make_ready(database)
@@ -95,6 +97,17 @@ def opened_runtime(choices: Choices) -> Iterator[Runtime]:
         yield runtime
     finally:
         runtime.stop(grace=0)
+
+
+def refuse_nowhere(settings: Settings) -> None:
+    """Make no new store where there is no project. Raises ConfigurationError."""
+    file = make_url(settings.database_url).database
+    is_file = settings.database_url.startswith("sqlite") and file is not None
+    if is_file and not Path(str(file)).exists() and not Path(settings.agents_dir).is_dir():
+        raise ConfigurationError(
+            f"there is no wakeloop project here: neither the store {file} nor the folder {settings.agents_dir} is there; "
+            "go to one, or make one with `wakeloop init`"
+        )
 
 
 def make_ready(database: Database) -> None:
