@@ -243,6 +243,33 @@ def test_a_value_that_would_come_back_different_is_refused(annotation: Any, valu
     assert "return" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("annotation", "value", "words"),
+    [
+        (list[Any], [1, {"a": [(1, 2)]}], "its part [1]['a'][0] is a tuple and would come back as a list"),
+        (
+            dict[str, Any],
+            {"price": Decimal("1")},
+            "its part ['price'] is a decimal.Decimal and would come back as a str",
+        ),
+        (dict, {1: 2}, "it would come back different"),
+        (
+            Login,
+            Login(name="a", password=SecretStr("hush")),
+            "its part ['password'] would come back different",
+        ),
+        (object, date(2026, 1, 1), "it would come back as a str"),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_the_part_that_would_not_come_back(annotation: Any, value: Any, words: str) -> None:
+    """In a large value, the path to the odd part is told, with its type and what it would become."""
+    with pytest.raises(NotSerializable) as caught:
+        Codec(annotation).dump(value, "it")
+
+    assert words in str(caught.value)
+
+
 def test_a_secret_is_not_printed_when_it_is_refused() -> None:
     """An error about a value does not tell what a SecretStr hides."""
     with pytest.raises(NotSerializable) as caught:

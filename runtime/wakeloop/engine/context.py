@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, TypeAdapter
 
+from wakeloop import calendar
 from wakeloop.agent import Agent
 from wakeloop.answers import Answer, Unreadable, numbered, read_answer
 from wakeloop.engine.commands import (
@@ -371,8 +372,7 @@ class OwnSchedule:
         """The coming wakeups of this session, those of its code and its own, soonest first."""
         run = self._run
         return cast(
-            "tuple[Wakeup, ...]",
-            run.perform(Kind.SCHEDULE, "list", lambda: (run.surroundings.wakeups(), []), _WAKEUPS),
+            "tuple[Wakeup, ...]", run.perform(Kind.SCHEDULE, "list", lambda: (self._coming(), []), _WAKEUPS)
         )
 
     def set(self, trigger: Schedule) -> str:
@@ -392,13 +392,24 @@ class OwnSchedule:
         run = self._run
 
         def effect() -> tuple[None, list[Command]]:
-            if not any(wakeup.id == id and wakeup.own for wakeup in run.surroundings.wakeups()):
+            if not any(wakeup.id == id and wakeup.own for wakeup in self._coming()):
                 raise NotFound(
                     f"session {run.facts.session} has set no wakeup {id}; ctx.schedule.list() shows them"
                 )
             return None, [CancelWakeup(id=id)]
 
         run.perform(Kind.SCHEDULE, "cancel", effect)
+
+    def _coming(self) -> tuple[Wakeup, ...]:
+        """The coming wakeups, with what the handler changed since it last waited."""
+        found = {wakeup.id: wakeup for wakeup in self._run.surroundings.wakeups()}
+        for command in self._run.commands:
+            if isinstance(command, SetWakeup):
+                next = calendar.next_after(command.schedule, command.anchor, anchor=command.anchor)
+                found[command.id] = Wakeup(id=command.id, schedule=command.schedule, next=next, own=True)
+            elif isinstance(command, CancelWakeup):
+                found.pop(command.id, None)
+        return tuple(sorted(found.values(), key=lambda one: (one.next is None, one.next, one.id)))
 
 
 def _question(text: str, choices: tuple[str, ...]) -> str:

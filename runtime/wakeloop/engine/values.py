@@ -80,8 +80,7 @@ class Codec:
             except Exception as error:
                 raise self._refusal(value, where, f"what comes back cannot be compared: {error!r}") from error
             if not same:
-                other = _type_name(back) if type(back) is not type(value) else "different value"
-                raise self._refusal(value, where, f"it would come back as a {other}")
+                raise self._refusal(value, where, _difference(value, back))
         return text.decode()
 
     def load(self, text: str) -> Any:
@@ -183,6 +182,27 @@ def _is_same(value: Any, back: Any) -> bool:
     if getattr(type(value), "__eq__", None) is object.__eq__:
         return type(back) is type(value)
     return bool(back == value)
+
+
+def _difference(value: Any, back: Any) -> str:
+    """Where a value and what came of it differ, and how: by types only, for its contents may be secret."""
+    place = ""
+    while type(value) is type(back):
+        if isinstance(value, BaseModel):
+            value, back = value.__dict__, back.__dict__
+        if isinstance(value, dict) and value.keys() == back.keys():
+            parts = [(f"[{key!r}]", part, back[key]) for key, part in value.items()]
+        elif isinstance(value, list | tuple) and len(value) == len(back):
+            parts = [(f"[{i}]", *pair) for i, pair in enumerate(zip(value, back, strict=True))]
+        else:
+            return f"{place.join(('its part ', ' ')) if place else 'it '}would come back different"
+        odd = next((part for part in parts if not (part[1] == part[2] or _is_same(*part[1:]))), None)
+        if odd is None:
+            return "it would come back different"
+        place, value, back = place + odd[0], odd[1], odd[2]
+    if not place:
+        return f"it would come back as a {_type_name(back)}"
+    return f"its part {place} is a {_type_name(value)} and would come back as a {_type_name(back)}"
 
 
 JSON_CODEC = Codec(Any)
