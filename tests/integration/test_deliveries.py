@@ -29,7 +29,7 @@ async def asker(ctx: Context[None]) -> str:
         return f"undeliverable: {error.reason}"
 
 
-@pytest.mark.parametrize("point", ["outbox.claimed", "outbox.sent", "timers.claimed", "engine.committing"])
+@pytest.mark.parametrize("point", ["outbox.claimed", "outbox.sent", "outbox", "timers", "engine.committing"])
 def test_a_crash_at_any_point_sends_a_message_once(point: str) -> None:
     """What the provider took is found in its list before anything is sent again."""
     with Simulation([teller], contacts=PEOPLE) as sim:

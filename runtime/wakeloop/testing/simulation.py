@@ -225,8 +225,9 @@ class Simulation:
 
     def kill_at(self, point: str) -> None:
         """The next time that this crash point is passed, everything in memory is lost there, and the work is taken up
-        again by another worker. The points are in `wakeloop.crashpoints.CRASH_POINTS`."""
-        if point not in crashpoints.CRASH_POINTS:
+        again by another worker. The points are in `wakeloop.crashpoints.CRASH_POINTS`; the first part of their names
+        (`engine`, `timers`, `outbox`, `intake`) stands for whichever of those comes first."""
+        if not any(_is_at(point, known) for known in crashpoints.CRASH_POINTS):
             raise ValueError(
                 f"there is no crash point {point!r}; there are: {', '.join(crashpoints.CRASH_POINTS)}"
             )
@@ -234,7 +235,7 @@ class Simulation:
         crashpoints.arm(self._reached)
 
     def _reached(self, point: str) -> None:
-        if point == self._kill:
+        if self._kill is not None and _is_at(self._kill, point):
             self._kill = None
             crashpoints.arm(None)
             raise SimulatedCrash(point)
@@ -372,6 +373,10 @@ async def _gather(jobs: list[StepJob]) -> list[tuple[Any, BaseException | None]]
             f"after {STEP_SECONDS} real seconds these steps still run: {names}; replace what they wait for"
         )
     return [task.result() for task in tasks]
+
+
+def _is_at(wanted: str, point: str) -> bool:
+    return point == wanted or point.startswith(f"{wanted}.")
 
 
 def _instant(value: datetime | str) -> datetime:
