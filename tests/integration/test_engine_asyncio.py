@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tests.integration.engine_kit import ALICE, PEOPLE, Story, later, tell
+from tests.integration.engine_kit import ALICE, ENGINE_POINTS, PEOPLE, Story, later, tell
 
 from wakeloop import Context, agent, step
 from wakeloop.agent import Handler
@@ -795,6 +795,31 @@ def test_two_runs_on_two_loops_do_not_see_each_other() -> None:
         results = [sim.run(first).result, sim.run(second).result]
 
     assert results == [["2", 2.0, 1], ["3", 3.0, 1]]
+
+
+@pytest.mark.parametrize("point", ENGINE_POINTS)
+@pytest.mark.parametrize("ending", ["returns", "raises"])
+def test_a_handler_that_ends_with_the_first_of_two_results_ends_so_wherever_the_worker_dies(
+    point: str, ending: str
+) -> None:
+    """A result that was recorded together with the one that ended the handler is no riddle afterwards."""
+
+    @agent()
+    async def hasty(ctx: Context[None]) -> str:
+        tasks = [asyncio.create_task(double(1)), asyncio.create_task(double(2))]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if ending == "raises":
+            raise ValueError("first")
+        return "first"
+
+    with Simulation([hasty]) as sim:
+        sim.kill_at(point)
+        run = sim.start(hasty)
+        view = sim.run(run)
+
+    assert (view.status, view.result or view.error) == (
+        ("completed", "first") if ending == "returns" else ("failed", "ValueError: first")
+    )
 
 
 def test_a_story_is_told_with_its_times() -> None:

@@ -200,6 +200,8 @@ class Execution:
         for record in self._journal:
             if record.kind in DELIVERED:
                 if self._main.done():
+                    if not self._replaying:
+                        break  # it was recorded with what ended the handler, which did not wait for it
                     self._diverge(record.title, f"the handler's end ({self._ending()})")
                 was_live, before = not self._replaying, self.state_before
                 self._replaying = record.seq <= self.applied
