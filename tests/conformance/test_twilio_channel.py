@@ -235,16 +235,14 @@ class TestSend:
         assert twilio.messages == []
 
     @pytest.mark.parametrize(
-        ("header", "low", "high"),
-        [
-            (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3500, 3600),
-            (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, 0),
-        ],
+        ("from_now", "low", "high"),
+        [(timedelta(hours=1), 3500, 3600), (timedelta(hours=-1), 0, 0)],
     )
     def test_retry_after_may_be_a_date(
-        self, twilio: TwilioStandIn, header: str, low: float, high: float
+        self, twilio: TwilioStandIn, from_now: timedelta, low: float, high: float
     ) -> None:
         """RFC 9110; a date that has passed means now."""
+        header = format_datetime(datetime.now(UTC) + from_now, usegmt=True)
         twilio.fail_next(429, 20429, retry_after=header)
 
         with pytest.raises(TemporaryChannelError) as raised:

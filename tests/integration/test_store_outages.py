@@ -204,11 +204,11 @@ async def healthy(ctx: Context[None]) -> None:
 
 @agent(cron("0 9 * * *"))
 async def poisoned(ctx: Context[None]) -> None:
-    await ctx.send("alice", "PostgreSQL takes no \x00 in a text")
+    await ctx.spawn("healthy", key="PostgreSQL takes no \x00 in a text")
 
 
 def test_a_poisoned_session_does_not_stop_those_it_is_committed_with(postgres_server: Postgres) -> None:
-    """A session that the database refuses is tried alone: the others of its batch go on at the same instant."""
+    """A session that the database refuses is tried alone: the others of its batch go on, its own run is parked."""
     contacts = {"alice": {"sms": "+15555550100"}}
     with Simulation(
         [healthy, poisoned],
@@ -220,7 +220,8 @@ def test_a_poisoned_session_does_not_stop_those_it_is_committed_with(postgres_se
 
         assert [message.text for message in simulation.outbox()] == ["fine"]
         assert [run.status for run in simulation.runs(healthy)] == ["completed"]
-        assert [run.status for run in simulation.runs(poisoned)] != ["completed"]
+        assert [run.status for run in simulation.runs(poisoned)] == ["stuck"]
+        assert "the database refused" in str(simulation.runs(poisoned)[0].error)
 
 
 # ---------------------------------------------------------------------- the clock

@@ -154,6 +154,13 @@ def a_whole_commit(connection: Any) -> None:
     assert [result.fenced for result in results] == [False, False]
 
 
+def a_refused_commit() -> SessionCommit:
+    """A commit that touches a run, begins another, and consumes what began it."""
+    row = RunRow(id=uuid(9, 70), session_id=7, status=RunStatus.RUNNING, event="{}", created_at=NOW)
+    runs = {uuid(1, 6): {"status": "running"}}
+    return SessionCommit(session=session_row(7), lease_until=AHEAD, new_runs=[row], runs=runs, consumed=[7])
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
     "due.look": lambda c: due.look(c, now=NOW),
     "inbox.ensure_sessions": lambda c: inbox.ensure_sessions(c, [("agent1", "k1"), ("agent2", "k2"), ("agent3", "new")], now=NOW),
@@ -192,6 +199,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "repair.take_back": lambda c: repair.take_back(c, uuid(1, 7), [1, 2]),
     "repair.append": lambda c: repair.append(c, uuid(1, 7), Record(seq=99, op=1, kind=Kind.STEP, name="x", at=NOW)),
     "repair.set_state": lambda c: repair.set_state(c, 7, None),
+    "repair.park": lambda c: repair.park(c, a_refused_commit(), "{}", now=NOW),
     "repair.reopen": lambda c: repair.reopen(c, uuid(1, 7), waits=None, applied=1),
     "requests.open_requests": lambda c: requests.open_requests(c, [(7, NewRequest(id=uuid(7, 1), run_id=uuid(1, 7), contact="c7", text="?", options=None, expires_at=None))], now=NOW),
     "requests.settle": lambda c: requests.settle(c, [Settlement(id=uuid(4, 7), status="answered")], now=NOW),
