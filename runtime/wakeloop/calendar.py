@@ -1,7 +1,7 @@
 """When schedules come due: wall-clock times turned into instants, and what becomes of the missed ones.
 
 Pure: no clock is read and nothing is recorded here. Which dates and times of day a cron expression names is
-`wakeloop.triggers.Expression`'s, in naive wall-clock terms; here they meet a zone.
+`wakeloop.cron_expression.Expression`'s, in naive wall-clock terms; here they meet a zone.
 
 The zone's timeline is cut where its offset changes. Between two changes wall time and elapsed time run in
 step, so the matching walls of a stretch are instants by one subtraction, and all that daylight saving asks is
@@ -20,17 +20,8 @@ from itertools import islice, pairwise
 from typing import Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
-from wakeloop.triggers import (
-    MISFIRE_GRACE,
-    At,
-    Cron,
-    Every,
-    Expression,
-    Fold,
-    Gap,
-    Schedule,
-    parse_expression,
-)
+from wakeloop.cron_expression import Expression, parse_expression
+from wakeloop.triggers import MISFIRE_GRACE, At, Cron, Every, Fold, Gap, Schedule
 
 MISSED_LISTED = 100
 """How many of the occurrences that a run stands for are listed; all are counted."""

@@ -16,7 +16,7 @@ from croniter import croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wakeloop import calendar, triggers
+from wakeloop import calendar, cron_expression
 from wakeloop.calendar import Occurrence, Plan, Skip, jittered, next_after, plan
 from wakeloop.triggers import MISFIRE_GRACE, Cron, Schedule, at, cron, every
 
@@ -357,8 +357,8 @@ def test_ten_thousand_schedules_cost_one_step_of_croniter(monkeypatch: pytest.Mo
             return super().get_next(*args, **kwargs)
 
     calendar._cron_from.cache_clear()
-    triggers._first_date.cache_clear()
-    monkeypatch.setattr(triggers, "croniter", Counted)
+    cron_expression._first_date.cache_clear()
+    monkeypatch.setattr(cron_expression, "croniter", Counted)
 
     found = {next_after(one, datetime(2026, 3, 2, 3, tzinfo=UTC), anchor=NOON) for one in schedules}
 

@@ -12,7 +12,7 @@ from croniter import CroniterBadCronError, croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wakeloop import triggers
+from wakeloop import cron_expression
 from wakeloop.errors import ConfigurationError, WakeloopError
 from wakeloop.events import Message, Signal
 from wakeloop.triggers import (
@@ -174,7 +174,7 @@ def test_what_only_croniter_refuses_is_a_configuration_error_too(monkeypatch: py
         def expand(cls, *args: Any, **kwargs: Any) -> Any:
             raise CroniterBadCronError("not on my watch")
 
-    monkeypatch.setattr(triggers, "croniter", Strict)
+    monkeypatch.setattr(cron_expression, "croniter", Strict)
 
     with pytest.raises(ConfigurationError, match="cron '58 23 27 12 6': not on my watch"):
         cron("58 23 27 12 6")
