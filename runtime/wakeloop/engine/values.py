@@ -25,6 +25,7 @@ from typing_extensions import TypeAliasType
 
 from wakeloop.errors import NotSerializable, ValueTooLarge
 
+_alias: Any = TypeAliasType
 VALUE_LIMIT_BYTES = 1024 * 1024
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
 _NATIVE = (str, int, float, bool, type(None))
@@ -141,8 +142,7 @@ def _configured(annotation: Any) -> TypeAdapter[Any]:
     it comes from around them, and they have none)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return TypeAdapter(annotation)
-    Value = TypeAliasType("Value", annotation)
-    return TypeAdapter(Value, config=_CONFIG)
+    return TypeAdapter(_alias("Value", annotation), config=_CONFIG)
 
 
 def _is_same(value: Any, back: Any) -> bool:
