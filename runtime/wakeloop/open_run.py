@@ -8,9 +8,10 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from wakeloop.engine.execution import Execution, Operation
+from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import Failure
 from wakeloop.engine.journal import Record, Rewind, Wait
+from wakeloop.engine.operation import Operation
 from wakeloop.status import RunStatus
 from wakeloop.steps import Step
 from wakeloop.store.records import RunRow

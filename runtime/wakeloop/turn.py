@@ -11,9 +11,10 @@ from uuid import UUID
 from wakeloop.agent import Agent, WhileBusy
 from wakeloop.changes import Changes, receivers
 from wakeloop.engine import commands as cmd
-from wakeloop.engine.execution import Execution, RunFacts
+from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind, Record, dump_waits, load_waits
+from wakeloop.engine.operation import RunFacts
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event

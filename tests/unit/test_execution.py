@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from wakeloop import Agent, Context, agent, step
 from wakeloop.engine.commands import SendMessage, Wakeup
-from wakeloop.engine.execution import Execution, RunFacts, UnknownOutcome
+from wakeloop.engine.execution import Execution
 from wakeloop.engine.journal import (
     DELIVERED,
     Kind,
@@ -28,6 +28,7 @@ from wakeloop.engine.journal import (
     load_waits,
     taken_back,
 )
+from wakeloop.engine.operation import RunFacts, UnknownOutcome
 from wakeloop.errors import NotFound
 from wakeloop.events import Call
 

@@ -8,97 +8,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Protocol
-from uuid import UUID
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
 from wakeloop.agent import Agent
-from wakeloop.engine.commands import Command, Wakeup
+from wakeloop.engine.commands import Command
 from wakeloop.engine.context import Context
 from wakeloop.engine.failures import Failure, describe, rebuild
 from wakeloop.engine.guard import inside_handler
 from wakeloop.engine.journal import DELIVERED, DONE, Kind, Record, Rewind, Wait, title
 from wakeloop.engine.loop import DeterministicLoop, Halt
+from wakeloop.engine.operation import Operation, Outcome, RunFacts, StepCall, Surroundings, UnknownOutcome
 from wakeloop.engine.values import JSON_CODEC, Codec, codec_for, result_codec
 from wakeloop.errors import NonDeterminismError, WakeloopError
-from wakeloop.events import Event
 from wakeloop.steps import Step, current_run
-
-
-class Surroundings(Protocol):
-    """What a live handler may ask about the world; the answers are journaled."""
-
-    def new_id(self) -> UUID: ...
-
-    def check_contact(self, contact: str, via: str | None) -> str:
-        """The channel on which the contact is reached first. Raises NotFound if there is no such contact, or it has
-        no address on `via`."""
-        ...
-
-    def check_agent(self, name: str) -> None:
-        """Raises NotFound if there is no such agent."""
-        ...
-
-    def wakeups(self) -> tuple[Wakeup, ...]:
-        """The session's coming wakeups, as of now."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """What a run is: fixed when it starts, the same in every replay."""
-
-    id: str
-    session: str
-    key: str
-    event: Event
-    started_at: datetime
-
-
-@dataclass(kw_only=True, eq=False)
-class Operation:
-    """Something that the handler asked for and has not received yet."""
-
-    no: int
-    kind: Kind
-    name: str
-    future: asyncio.Future[Any] | None = None
-    timer: asyncio.TimerHandle | None = None
-    due: datetime | None = None
-    match: dict[str, Any] | None = None
-    call: StepCall | None = None
-    codec: Codec = JSON_CODEC
-
-    @property
-    def title(self) -> str:
-        return title(self.no, self.kind, self.name)
-
-
-@dataclass(kw_only=True, eq=False)
-class StepCall:
-    """One call of a step: what to run, and how far its attempts have come.
-
-    attempts: how many have failed. started: how many were noted as begun (only if not idempotent). running: an
-    attempt is under way in this process."""
-
-    step: Step[Any, Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    codec: Codec
-    attempts: int = 0
-    started: int = 0
-    running: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a handler ended. `rewind`: where a retry of one that failed takes up again."""
-
-    status: str
-    result: str | None = None
-    failure: Failure | None = None
-    rewind: Rewind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +41,6 @@ FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 OPERATIONS_BEFORE_REST = 100_000
 """Operations that may be issued before the handler must have come to rest: some never let the loop take its turn."""
-
-
-class UnknownOutcome(WakeloopError):
-    """A step that may not be repeated was under way when its worker died. Facts: `op`, `step`."""
-
-    op: int
-    step: str
 
 
 class Execution:
