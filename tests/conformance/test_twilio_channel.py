@@ -235,8 +235,7 @@ class TestSend:
         assert twilio.messages == []
 
     @pytest.mark.parametrize(
-        ("from_now", "low", "high"),
-        [(timedelta(hours=1), 3500, 3600), (timedelta(hours=-1), 0, 0)],
+        ("from_now", "low", "high"), [(timedelta(hours=1), 3500, 3600), (timedelta(hours=-1), 0, 0)]
     )
     def test_retry_after_may_be_a_date(
         self, twilio: TwilioStandIn, from_now: timedelta, low: float, high: float
