@@ -343,12 +343,13 @@ class Outcome:
 
 
 def _without_ids(value: Any) -> Any:
-    """What was said, without the ids in it: what was drawn before a lost commit is drawn anew."""
+    """What was said, without ids and codes of requests: what was drawn before a lost commit is drawn anew."""
     if isinstance(value, list):
         return [_without_ids(part) for part in value]
-    return (
-        re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", value) if isinstance(value, str) else value
-    )
+    return _DRAWN.sub("(drawn)", value) if isinstance(value, str) else value
+
+
+_DRAWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[A-Z]\d\b")
 
 
 def play(
@@ -393,7 +394,7 @@ def play(
             runs=[(view.status, _without_ids(view.result), _without_ids(view.error)) for view in views],
             state=sim.session(random_handler).state,
             heard=sim.session(listener).state if sim.runs(listener) else None,
-            said=sorted((one.at.isoformat(), one.to, one.text) for one in sim.outbox()),
+            said=sorted((one.at.isoformat(), one.to, _without_ids(one.text)) for one in sim.outbox()),
             requests=sorted((one.text, one.status, one.answer) for one in sim.requests(status=None)),
         )
         return outcome, outside.worked
