@@ -729,3 +729,37 @@ def test_results_that_were_recorded_and_not_seen_before_a_crash_all_change_the_s
     assert (state.count, state.log) == (4, ["a", "b", "c", "d"])
     assert (view.status, view.result) == ("completed", 4)
     assert sorted(EFFECTS) == ["a", "b", "c", "d"]
+
+
+def test_a_bug_before_a_cleanup_that_ran_a_step_is_parked_by_a_retry_and_can_be_restarted() -> None:
+    """The cleanup's recorded result stays, so mended code that does not come by there is stuck, told so, and loses
+    nothing; with the bug still there a retry just fails again, and a restart begins anew."""
+    BROKEN.add("bug")
+
+    @agent()
+    async def worker(ctx: Context[None]) -> str:
+        await effect("a")
+        try:
+            bug("bug")
+            await ctx.sleep(10)
+        finally:
+            await effect("release")
+        return "done"
+
+    with Simulation([worker]) as sim:
+        run = sim.start(worker)
+        failed = sim.run(run).status
+        sim.retry(run)
+        again = sim.run(run).error
+        BROKEN.clear()
+        sim.retry(run)
+        stuck = sim.run(run)
+        new = sim.restart(run)
+        sim.advance(10)
+        view = sim.run(new)
+
+    assert (failed, again) == ("failed", "RuntimeError: bug bug")
+    assert stuck.status == "stuck"
+    assert "operation 2, step release" in (stuck.error or "")
+    assert (view.status, view.result) == ("completed", "done")
+    assert EFFECTS == ["a", "release", "a", "release"]
