@@ -760,6 +760,6 @@ def test_a_bug_before_a_cleanup_that_ran_a_step_is_parked_by_a_retry_and_can_be_
 
     assert (failed, again) == ("failed", "RuntimeError: bug bug")
     assert stuck.status == "stuck"
-    assert "operation 2, step release" in (stuck.error or "")
+    assert "operation 2, step effect" in (stuck.error or "")
     assert (view.status, view.result) == ("completed", "done")
     assert EFFECTS == ["a", "release", "a", "release"]
