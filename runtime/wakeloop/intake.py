@@ -112,8 +112,9 @@ class Intake:
         return [f"{post.agent}/{post.key}" for post in posts]
 
     def cancel(self, agent: str, key: str, run_id: UUID) -> None:
-        """Ask an open run to end: CancelledError is raised in it where it waits."""
-        self._post([Post(agent=agent, key=key, kind="cancel", dedupe=f"cancel:{run_id}", target=run_id)])
+        """Ask an open run to end: CancelledError is raised in it where it waits. Asked again, it is ended there."""
+        dedupe = f"cancel:{run_id}:{self._world.ids.new_id()}"
+        self._post([Post(agent=agent, key=key, kind="cancel", dedupe=dedupe, target=run_id)])
 
     def nudge(self) -> None:
         """Something was made due beside this intake."""

@@ -32,7 +32,8 @@ class Operations:
         return find_run(self._database, fragment)
 
     def cancel(self, id: UUID) -> None:
-        """End a run: an open one gets CancelledError where it waits and may clean up; a parked one is closed."""
+        """End a run: an open one gets CancelledError where it waits and may clean up; cancelled again, it is ended
+        where it is. A parked one is closed."""
         row = self._row(id)
         if row.status in OPEN_RUN:
             self._intake.cancel(row.agent, row.key, id)
@@ -95,6 +96,11 @@ class Operations:
                 repair.take_back(connection, id, taken_back(journal, rewind))
                 waits, applied = None, applied_before(journal, rewind.begin)
                 if rewind.state is not None and session.state == error.state:
+                    if session.owner is not None:
+                        raise NotPossible(
+                            f"session {row.agent}/{row.key} is being worked on, and its state is to be taken back: "
+                            "retry when its other runs are at rest"
+                        )
                     repair.set_state(connection, row.session_id, rewind.state)
             repair.reopen(connection, id, waits=waits, applied=applied)
             inbox.touch(connection, [row.session_id], now=now)

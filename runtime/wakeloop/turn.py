@@ -361,8 +361,13 @@ class Turn:
         if item.kind == "cancel":
 
             def cancel() -> None:
+                if run.is_started and run.execution is None and not self._wake(run):
+                    return  # its journal comes first
                 self._consume(item)
-                self._cancel([run])
+                if run.execution is not None and run.execution.cancelling and run.id in self._runs:
+                    self._end(run, RunStatus.CANCELLED)  # asked again: its cleanup does not come to an end
+                elif run.id in self._runs:
+                    self._cancel([run])
 
             return cancel
         if item.kind in ("message", "signal"):

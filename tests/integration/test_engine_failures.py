@@ -763,3 +763,25 @@ def test_a_bug_before_a_cleanup_that_ran_a_step_is_parked_by_a_retry_and_can_be_
     assert "operation 2, step effect" in (stuck.error or "")
     assert (view.status, view.result) == ("completed", "done")
     assert EFFECTS == ["a", "release", "a", "release"]
+
+
+def test_a_run_that_will_not_be_cancelled_is_ended_by_a_second_cancel() -> None:
+    """The first lets it clean up for as long as it likes; the second does not."""
+
+    @agent()
+    async def stubborn(ctx: Context[None]) -> None:
+        while True:
+            try:
+                await ctx.sleep(timedelta(days=1))
+            except asyncio.CancelledError:
+                pass
+
+    with Simulation([stubborn]) as sim:
+        run = sim.start("stubborn")
+
+        sim.cancel(run)
+        sim.crash()
+        assert sim.run(run).status == "waiting"
+        sim.cancel(run)
+
+        assert sim.run(run).status == "cancelled"

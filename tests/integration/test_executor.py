@@ -152,6 +152,9 @@ def test_a_lease_is_extended_while_a_step_takes_longer_than_it(rig: Rig) -> None
     """A long step is not taken for a dead worker."""
     executor = rig.executor(lease_seconds=1.5)
     ticket = executor.submit([rig.queue(blocked)])
+    for _ in poll(10):
+        if effects:
+            break
     with pytest.raises(AssertionError, match="nothing came due"):
         rig.make_due(4)
 
