@@ -137,8 +137,9 @@ class Project:
 
     def asleep_until(self) -> datetime | None:
         """When the run wakes that has its answer."""
+        state = self.state()  # first: what the runs wait for is committed together with it
         waiting = [run.wake_at for run in self.runs() if run.status == "waiting" and run.wake_at]
-        return waiting[0] if waiting and self.state() is not None else None
+        return waiting[0] if waiting and state is not None and state["days"] == 1 else None
 
     def completed(self) -> RunView | None:
         """The run that is over."""
