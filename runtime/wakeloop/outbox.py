@@ -16,20 +16,11 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import crashpoints
 from wakeloop.channel import Channel, DeliveryStatus, Outgoing, Receipt
-from wakeloop.engine.failures import describe
-from wakeloop.engine.values import JSON_CODEC
-from wakeloop.errors import (
-    ChannelError,
-    NotFound,
-    PermanentChannelError,
-    TemporaryChannelError,
-    Undeliverable,
-)
+from wakeloop.desk import Desk
+from wakeloop.errors import ChannelError, NotFound, PermanentChannelError, TemporaryChannelError
 from wakeloop.logs import get_logger
-from wakeloop.store import inbox, outbox, received
-from wakeloop.store import requests as request_store
+from wakeloop.store import outbox, received
 from wakeloop.store.database import Database
-from wakeloop.store.records import Post
 from wakeloop.world import World
 
 log = get_logger("wakeloop.outbox")
@@ -64,6 +55,7 @@ class Outbox:
         *,
         database: Database,
         world: World,
+        desk: Desk,
         channels: Mapping[str, Channel],
         send_seconds: float = SEND_SECONDS,
     ) -> None:
@@ -71,6 +63,7 @@ class Outbox:
         twice as long, so that nobody looks for one that is still being sent."""
         self._database = database
         self._world = world
+        self._desk = desk
         self._channels = channels
         self._send_seconds = send_seconds
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{random.SystemRandom().getrandbits(32):08x}"
@@ -187,31 +180,8 @@ class Outbox:
                 log.info("next channel", message=str(message_id), channel=channel)
                 return
         log.warning("undeliverable", message=str(message_id), contact=message.contact)
-        if message.request_id is None:
-            return
-        request = request_store.find(connection, message.request_id)
-        session = received.session_of_request(connection, message.request_id)
-        if request is None or session is None or request.status != "open":
-            return
-        failure = describe(
-            Undeliverable(
-                f"{message.contact} could be reached through none of {', '.join(sorted(tried))}: {reason}",
-                message=str(message_id),
-                to=message.contact,
-                reason=reason,
-            )
-        )
-        body = {"request": str(request.id), "failure": failure.model_dump(mode="json")}
-        post = Post(
-            agent=session.agent,
-            key=session.key,
-            kind="undeliverable",
-            dedupe=f"undeliverable:{message_id}",
-            body=JSON_CODEC.dump(body, "undeliverable"),
-            target=request.run_id,
-        )
-        known = {(session.agent, session.key): session.id}
-        inbox.touch(connection, inbox.post(connection, [post], known, now=now), now=now)
+        if message.request_id is not None:
+            self._desk.undeliverable(connection, message.request_id, message.contact, reason, now=now)
 
     def _known(self, row: Any, since: datetime) -> frozenset[str]:
         with self._database.read() as connection:
