@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 from sqlalchemy.engine import Connection
 
-from wakeloop import asking, gates
+from wakeloop import asking, calls
 from wakeloop.answers import Unreadable
 from wakeloop.asking import RequestSpec, Settled
 from wakeloop.desk import Desk
@@ -292,7 +292,7 @@ class Decisions:
         edited = False
         if args is not None and dict(args) != arguments:
             arguments = self._edited(opened, args)
-            digest, edited = gates.digest(spec.action or "", arguments), True
+            digest, edited = calls.digest(spec.action or "", arguments), True
             store.set_args(connection, row.id, to_json(arguments).decode(), digest)
             self._note(connection, opened, actor, "edit", "counted", now, digest=digest)
         self._note(connection, opened, actor, "approve", "counted", now, comment=comment, digest=digest)

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 from sqlalchemy.engine import Connection
 
-from wakeloop import asking, gates
+from wakeloop import asking, calls
 from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound
@@ -183,7 +183,7 @@ class Desk:
         """A request as a text message to a contact."""
         link = self._links.page(contact, row.id)
         if spec.is_approval:
-            shown = gates.shown(args or {})
+            shown = calls.shown(args or {})
             is_needed = spec.args_form is not None or any(is_short for _, _, is_short in shown)
             how = replace(how, link=link if is_needed else None)
             return asking.approval_text(spec, asking.argument_lines(shown), how)

@@ -35,23 +35,19 @@ from pydantic import (
 )
 from typing_extensions import TypedDict, Unpack
 
+from wakeloop.calls import digest, shown, summary
 from wakeloop.engine.failures import describe, rebuild
-from wakeloop.errors import ConfigurationError, NotPossible, NotSerializable, WakeloopError
-from wakeloop.gates import (
-    Approval,
+from wakeloop.errors import (
     ApprovalExpired,
+    ConfigurationError,
     Denied,
-    Escalation,
-    Gate,
-    GateArguments,
     InvalidArguments,
-    define_gate,
-    digest,
-    escalations,
-    require_approval,
-    shown,
-    summary,
+    NotPossible,
+    NotSerializable,
+    WakeloopError,
 )
+from wakeloop.gate_arguments import GateArguments
+from wakeloop.gates import Approval, Escalation, Gate, define_gate, escalations, require_approval
 from wakeloop.steps import Step, current_run, step
 
 if TYPE_CHECKING:

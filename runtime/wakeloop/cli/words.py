@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from wakeloop.calls import shown
 from wakeloop.engine.failures import Failure
 from wakeloop.engine.journal import Kind, Record, Wait
 from wakeloop.events import Event, Message, Signal, Tick
-from wakeloop.gates import shown
 from wakeloop.terminal import distance, moment, short
 
 SHORT_ID = 8

@@ -17,6 +17,7 @@ from wakeloop import calendar
 from wakeloop.agent import Agent
 from wakeloop.answers import Answer
 from wakeloop.asking import EscalationStep, RequestSpec, Settled, schema_like
+from wakeloop.calls import digest
 from wakeloop.engine.commands import (
     CancelRequest,
     CancelWakeup,
@@ -34,6 +35,7 @@ from wakeloop.engine.values import JSON_CODEC, codec_for, result_codec
 from wakeloop.errors import (
     ApprovalExpired,
     Denied,
+    InvalidArguments,
     NoAnswer,
     NotFound,
     NotPossible,
@@ -42,7 +44,7 @@ from wakeloop.errors import (
 )
 from wakeloop.events import Event, Message, Signal, Tick
 from wakeloop.forms import Form, form_of
-from wakeloop.gates import Approval, Gate, InvalidArguments, digest, escalations
+from wakeloop.gates import Approval, Gate, escalations
 from wakeloop.status import RequestStatus
 from wakeloop.triggers import Schedule
 

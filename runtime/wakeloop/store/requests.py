@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
-from wakeloop import gates
+from wakeloop import calls
 from wakeloop.asking import RequestSpec
 from wakeloop.status import RequestStatus
 from wakeloop.store.batches import Insert, Listed, among, is_postgres
@@ -181,7 +181,7 @@ def new_request(
         id=id, kind=spec.kind, spec=spec.model_dump_json(exclude_defaults=True, exclude={"args"}), run_id=run_id,
         expires_at=None if spec.timeout is None else now + timedelta(seconds=spec.timeout), action=spec.action,
         args=None if spec.args is None else to_json(spec.args).decode(),
-        digest=None if spec.args is None else gates.digest(spec.action or "", spec.args),
+        digest=None if spec.args is None else calls.digest(spec.action or "", spec.args),
         maker=maker, state=state, callback=callback,
     )  # fmt: skip
 
