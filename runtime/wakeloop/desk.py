@@ -328,7 +328,7 @@ class Desk:
         store.note_unreachable(connection, row.id, contact)
         people = store.recipients_of(connection, row.id)
         if all(person.unreachable for person in people):
-            self._nobody(connection, row, spec, f"{contact} could be reached through none of their channels: {reason}", now)  # fmt: skip
+            self._nobody(connection, row, spec, reason, now)
 
     def _nobody(
         self, connection: Connection, row: Any, spec: RequestSpec, reason: str, now: datetime

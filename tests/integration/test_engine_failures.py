@@ -492,7 +492,7 @@ def test_a_cancelled_run_may_clean_up_and_wait_while_it_does() -> None:
     assert view.status == "cancelled"
     assert log == ["tidy"]
     assert statuses == ["cancelled"]
-    assert texts == ["Shall I?", "undone"]
+    assert texts == ["Shall I?", "No longer needed: “Shall I?”", "undone"]
     assert EFFECTS == ["undo"]
 
 

@@ -327,7 +327,7 @@ def test_reply_answers_the_open_question_as_the_contact(project: Path) -> None:
     told = _json("reply", "alice", "the", "billing", "bug")
 
     assert told["channel"] == "console"
-    assert told["outcome"].startswith("reply to request")
+    assert told["outcome"].startswith("the answer to request")
     with _simulation(project) as sim:
         sim.advance(1)
         assert sim.run(run).result == "the billing bug"
@@ -377,7 +377,7 @@ def test_a_run_is_shown_as_a_timeline(project: Path) -> None:
 
     head_line, _, shown = _ok("runs", "show", id[-8:]).partition("\n")
     assert id in head_line
-    order = ["queued", "started", "ask alice", "reply of alice", "send to alice", "completed"]
+    order = ["queued", "started", "ask alice", "answered by alice", "send to alice", "completed"]
     assert [shown.index(what) for what in order] == sorted(shown.index(what) for what in order)
     assert "+10 min" in shown
     assert "“the bug”" in shown
@@ -503,7 +503,7 @@ def test_the_inbox_holds_everything_that_wants_a_human(project: Path) -> None:
     assert "What comes first?" in shown
     assert "card refused" in shown
     assert "anyone there?" in shown
-    assert [len(data[kind]) for kind in ("questions", "runs", "undelivered", "unrouted")] == [1, 1, 0, 1]
+    assert [len(data[kind]) for kind in ("requests", "runs", "undelivered", "unrouted")] == [1, 1, 0, 1]
     assert data["unrouted"][0]["contact"] == "bob"
 
 
