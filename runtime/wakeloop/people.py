@@ -15,7 +15,8 @@ from __future__ import annotations
 import difflib
 import re
 import zoneinfo
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -135,15 +136,32 @@ class Contact(BaseModel):
         return datetime.combine(day, end, here.tzinfo).replace(fold=here.fold).astimezone(UTC)
 
 
-class People:
-    """The contacts of one deployment. Immutable.
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What agents and models may know of a contact: never an address."""
 
-    contacts: by id, each a `Contact` or a table as in the settings. Raises ConfigurationError naming the contact and
-    the key, with everything that is wrong.
+    id: str
+    name: str
+    description: str
+    languages: tuple[str, ...]
+    tz: str
+
+
+class People:
+    """The contacts of one deployment, their groups, and who may approve what. Immutable.
+
+    contacts: by id, each a `Contact` or a table as in the settings. approvers: for a function's name, the contacts and
+    groups that may approve its calls. Raises ConfigurationError naming the contact and the key, with everything that is
+    wrong.
     """
 
-    def __init__(self, contacts: Mapping[str, Contact | Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        contacts: Mapping[str, Contact | Mapping[str, Any]],
+        approvers: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._contacts: dict[str, Contact] = {}
+        self._approvers = {function: tuple(names) for function, names in (approvers or {}).items()}
         problems: list[str] = []
         for id, table in contacts.items():
             try:
@@ -155,8 +173,12 @@ class People:
             else:
                 if contact.id != id:
                     problems.append(f"contacts.{id}: {misnamed(contact.id)}")
+        problems = problems or [
+            f"{'.'.join(key)}: {problem}" for key, problem in wrong_names(self._contacts, self._approvers)
+        ]
         if problems:
             raise ConfigurationError("\n".join(problems))
+        self._groups = _groups(self._contacts)
         self._normalizers: Mapping[str, Callable[[str], str]] = {}
         self._ids: dict[tuple[str, str], list[str]] = {}
         for contact in self._contacts.values():
@@ -167,6 +189,37 @@ class People:
     def ids(self) -> tuple[str, ...]:
         """The ids of all contacts, in the order in which they were given."""
         return tuple(self._contacts)
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """The ids of each group's members: a group is what contacts say in their `groups`."""
+        return dict(self._groups)
+
+    def expand(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The ids of the contacts that are named, themselves or by a group, in order and each once.
+
+        Raises NotFound for a name that is neither, with the nearest ones."""
+        found: dict[str, None] = {}
+        for name in names:
+            if name in self._contacts:
+                found[name] = None
+            elif name in self._groups:
+                found.update(dict.fromkeys(self._groups[name]))
+            else:
+                raise NotFound(_unknown(name, self._contacts, self._groups), contact=name)
+        return tuple(found)
+
+    def approvers(self, function: str) -> tuple[str, ...] | None:
+        """The ids of the contacts that may approve calls of a function; None if the settings say nothing of it."""
+        names = self._approvers.get(function)
+        return None if names is None else self.expand(names)
+
+    def card(self, id: str) -> Card:
+        """What agents and models may know of a contact. Raises NotFound, with the nearest ids."""
+        one = self.get(id)
+        return Card(
+            id=one.id, name=one.name, description=one.description, languages=one.languages, tz=one.tz
+        )
 
     def get(self, id: str) -> Contact:
         """The contact. Raises NotFound, with the nearest ids."""
@@ -224,7 +277,7 @@ class People:
             contacts[contact.id] = contact.model_copy(update={"addresses": addresses})
         if problems:
             raise ConfigurationError("\n".join(problems))
-        people = People(contacts)
+        people = People(contacts, self._approvers)
         people._normalizers = dict(normalizers)
         return people
 
@@ -239,6 +292,26 @@ def misnamed(id: object) -> str:
     return (
         f"says that its id is {id!r}; the id is the name of the table, so leave that out or rename the table"
     )
+
+
+def wrong_names(
+    contacts: Mapping[str, Contact], approvers: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with the names of groups and approvers, each with the key at which it was written."""
+    for contact in contacts.values():
+        for group in contact.groups:
+            if group in contacts:
+                yield (
+                    ("contacts", contact.id, "groups"),
+                    f"{group!r} is a contact, so no group can have that name; rename one of them",
+                )
+    groups = _groups(contacts)
+    for function, names in approvers.items():
+        if not names:
+            yield ("approvers", function), "names nobody; name a contact or a group, or leave it out"
+        for name in names:
+            if name not in contacts and name not in groups:
+                yield ("approvers", function), _unknown(name, contacts, groups)
 
 
 def key_of(loc: Iterable[int | str]) -> tuple[str, ...]:
@@ -259,6 +332,19 @@ def suggestion(wanted: str, known: Iterable[str], what: str) -> str:
     if near := difflib.get_close_matches(wanted, names, n=3):
         return f"; did you mean {' or '.join(repr(name) for name in near)}?"
     return f"; {what}: {', '.join(names)}" if names else f"; there are no {what} at all"
+
+
+def _groups(contacts: Mapping[str, Contact]) -> dict[str, tuple[str, ...]]:
+    members: dict[str, dict[str, None]] = {}
+    for contact in contacts.values():
+        for group in contact.groups:
+            members.setdefault(group, {})[contact.id] = None
+    return {group: tuple(ids) for group, ids in members.items()}
+
+
+def _unknown(name: str, contacts: Iterable[str], groups: Iterable[str]) -> str:
+    known = [*contacts, *groups]
+    return f"there is no contact and no group {name!r}{suggestion(name, known, 'contacts and groups')}"
 
 
 _WORDS = {

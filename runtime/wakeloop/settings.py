@@ -27,10 +27,20 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wakeloop.errors import ConfigurationError
-from wakeloop.people import Contact, explain, identified, key_of, misnamed, suggestion
+from wakeloop.people import (
+    Contact,
+    Text,
+    explain,
+    identified,
+    key_of,
+    misnamed,
+    suggestion,
+    wrong_names,
+)
 
 PREFIX = "WAKELOOP_"
 FILE_NAME = "wakeloop.toml"
+TABLES = ("contacts", "approvers", "channels")
 
 Tree = Mapping[str, Any]
 Key = tuple[str, ...]
@@ -106,7 +116,25 @@ class Settings(BaseSettings):
         description='What a known person is told when no agent takes a message; "" for nothing.',
         examples=["I cannot place that message."],
     )
+    messages_per_hour: int = Field(
+        default=20,
+        ge=0,
+        description="How many messages a person is sent in any hour, over all channels; the next waits. 0 is no limit. "
+        "What answers a message of theirs at once does not count.",
+        examples=[20],
+    )
+    coalesce_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="For how long after a message what else is to be said to a person on that channel is held, to go "
+        "together; 0 for not at all. Questions and reminders are never held.",
+        examples=[60.0],
+    )
     contacts: dict[str, Contact] = Field(default_factory=dict, description="The people, by id.")
+    approvers: dict[str, tuple[Text, ...]] = Field(
+        default_factory=dict, description="Who may approve the calls of a function: contacts and groups, by its name."
+    )
     channels: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="The settings of each channel, by its name."
     )
@@ -258,7 +286,7 @@ class _Merged:
     def _add_variable(self, name: str, value: str, channels: set[str], place: str) -> None:
         field = name.removeprefix(PREFIX).lower()
         owners = [channel for channel in channels if name.startswith(_variable(channel))]
-        if field in ("contacts", "channels"):
+        if field in TABLES:
             self._problems[place, field] = f"is a table; write [{field}.…] in {FILE_NAME}"
         elif field in Settings.model_fields:
             self.add({field: value}, lambda _: place)
@@ -304,6 +332,8 @@ class _Merged:
             for problem in error.errors():
                 self.report(key_of(problem["loc"]), _explain(problem))
         else:
+            for key, what in wrong_names(found.contacts, found.approvers):
+                self.report(key, what)
             if not self._problems:
                 return found.model_copy(
                     update={
@@ -428,6 +458,8 @@ def _tables(tree: Tree) -> set[str]:
 def _secrets(tree: Tree, above: Key = ()) -> Iterator[Key]:
     """The keys whose text, by their name, is secret."""
     for key, value in tree.items():
+        if (*above, key) == ("approvers",):
+            continue  # its keys are functions, whatever they are called
         if isinstance(value, Mapping):
             yield from _secrets(value, (*above, key))
         elif isinstance(value, str | list) and _SECRET.search(key):
@@ -458,7 +490,7 @@ def _upper(name: str) -> str:
 
 def _explain(error: ErrorDetails) -> str:
     field = str(error["loc"][0])
-    if field in ("contacts", "channels"):
+    if field in TABLES:
         return explain(error)
     told = error["type"] == "value_error" or field.endswith("_url")  # URLs may hold passwords
     given = "" if told else f", not {error['input']!r}"

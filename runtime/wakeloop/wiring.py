@@ -53,7 +53,7 @@ class Runtime:
         self._loop = RealLoop("wakeloop-steps")
         self._timer_thread: TimerThread | None = None
         self._stopped = False
-        people = People(settings.contacts)
+        people = People(settings.contacts, settings.approvers)
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
         self.world = World(registry=self._load_agents(), people=people, ids=SystemClock())

@@ -39,7 +39,9 @@ class FakeChannel:
     threads and no idempotency keys; what was sent can be looked up."""
 
     name: ClassVar[str] = "fake"
-    capabilities: ClassVar[Capabilities] = Capabilities(inbound=True, reconcile=True, receipts=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        inbound=True, reconcile=True, receipts=True, max_length=1600
+    )
 
     def __init__(self, name: str, now: Callable[[], datetime]) -> None:
         self.name = name  # type: ignore[misc]
