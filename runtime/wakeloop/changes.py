@@ -43,7 +43,7 @@ class Changes:
     def apply(self, run_id: UUID, command: cmd.Command) -> None:
         """Turn what a handler asked for into what is to be written."""
         match command:
-            case cmd.SendMessage(message=message, via=via, request=request):
+            case cmd.SendMessage(message=message, via=via, request=request, urgent=urgent):
                 assert message.to is not None
                 channel, address = self._world.people.route(message.to, via)[0]
                 self.commit.messages.append(
@@ -57,6 +57,7 @@ class Changes:
                         text=message.text,
                         run_id=run_id,
                         request_id=UUID(request) if request else None,
+                        urgent=urgent,
                     )
                 )
             case cmd.OpenRequest():

@@ -381,6 +381,7 @@ class _Routing:
             via=self._channel,
             subject=None,
             text=text,
+            interactive=True,
         )
         outbox.put(self._connection, None, [message], {}, now=self._now)
 

@@ -27,16 +27,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wakeloop.errors import ConfigurationError
-from wakeloop.people import (
-    Contact,
-    Text,
-    explain,
-    identified,
-    key_of,
-    misnamed,
-    suggestion,
-    wrong_names,
-)
+from wakeloop.people import Contact, Text, explain, identified, key_of, misnamed, suggestion, wrong_names
 
 PREFIX = "WAKELOOP_"
 FILE_NAME = "wakeloop.toml"
@@ -133,7 +124,8 @@ class Settings(BaseSettings):
     )
     contacts: dict[str, Contact] = Field(default_factory=dict, description="The people, by id.")
     approvers: dict[str, tuple[Text, ...]] = Field(
-        default_factory=dict, description="Who may approve the calls of a function: contacts and groups, by its name."
+        default_factory=dict,
+        description="Who may approve the calls of a function: contacts and groups, by its name.",
     )
     channels: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="The settings of each channel, by its name."

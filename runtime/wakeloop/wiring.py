@@ -16,6 +16,7 @@ from wakeloop.intake import Intake, Replies
 from wakeloop.logs import get_logger
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
+from wakeloop.pacing import Pace
 from wakeloop.people import People
 from wakeloop.registry import Problem, Registry, load_folder
 from wakeloop.settings import Settings, load_settings
@@ -62,6 +63,9 @@ class Runtime:
             world=self.world,
             channels=self.channels,
             send_seconds=settings.lease_seconds,
+            pace=Pace(
+                messages_per_hour=settings.messages_per_hour, coalesce_seconds=settings.coalesce_seconds
+            ),
         )
         self.timers = Timers(database=self.database, world=self.world)
         self.intake = Intake(

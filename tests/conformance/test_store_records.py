@@ -22,7 +22,7 @@ from tests.conformance.store_kit import (
 )
 
 from wakeloop.channel import DeliveryStatus
-from wakeloop.store import due, inbox, outbox, queries, received, requests, schedules
+from wakeloop.store import claims, due, inbox, outbox, queries, received, requests, schedules
 from wakeloop.store.records import NewMessage, NewRun, Post, Settlement
 
 
@@ -42,10 +42,19 @@ def put(store: Store, *texts: str, contact: str = "alice", **facts: Any) -> list
 
 
 def claim(store: Store, *ids: UUID, owner: str = "sender 1") -> list[Any]:
+    """Take whatever is due to the people of these deliveries."""
     with store.database.begin() as connection:
-        return outbox.claim(
-            connection, ids, owner=owner, now=store.now, until=store.now + timedelta(seconds=120)
-        )
+        people = claims.lock_people(connection, ids, now=store.now)
+        rows = [row for row in claims.waiting(connection, people, now=store.now) if row.is_due]
+        until = {row.id: store.now + timedelta(seconds=120) for row in rows}
+        claims.take(connection, until, owner=owner, now=store.now)
+    return rows
+
+
+def claims_of(store: Store, *contacts: str) -> list[tuple[str, str | None]]:
+    """What waits for these contacts: the text, and why it is held."""
+    with store.database.read() as connection:
+        return [(row.text, row.held) for row in claims.waiting(connection, contacts, now=store.now)]
 
 
 def record(store: Store, id: UUID, status: DeliveryStatus, owner: str = "sender 1", **facts: Any) -> bool:
@@ -235,9 +244,10 @@ def test_a_claim_says_who_asked_not_to_be_written_to(store: Store) -> None:
     with store.database.begin() as connection:
         outbox.set_opt_out(connection, "sms", "+15555550100", True, now=store.now)
         outbox.set_opt_out(connection, "sms", "+15555550100", True, now=store.now)
-    first, second = put(store, "one", "two")
+    [first] = put(store, "one")
 
     assert [row.opted_out for row in claim(store, first)] == [True]
+    [second] = put(store, "two")
     with store.database.begin() as connection:
         outbox.set_opt_out(connection, "sms", "+15555550100", False, now=store.now)
     assert [row.opted_out for row in claim(store, second)] == [False]
@@ -292,6 +302,99 @@ def test_what_was_tried_is_known_when_the_next_channel_is_chosen(store: Store) -
     with store.database.read() as connection:
         assert outbox.tried_channels(connection, id) == {"sms", "email"}
         assert queries.last_channel(connection, "alice") == "email"
+
+
+def test_what_is_put_off_is_not_due_before_its_time_and_is_shown_as_held(store: Store) -> None:
+    """It is swept at that time and not before; whoever plans for the person sees it in between, with the reason."""
+    first, second = put(store, "one", "two")
+    until = store.now + timedelta(minutes=1)
+    with store.database.begin() as connection:
+        outbox.claim_due(connection, now=store.now, limit=10)
+        claims.hold(connection, [(second, until, "burst")])
+
+    assert [row.id for row in claim(store, second)] == []
+    assert [row.id for row in claim(store, first)] == [first]
+    assert claims_of(store, "alice") == [("two", "burst")]
+    with store.database.read() as connection:
+        assert due.look(connection, now=store.now).next == until
+    store.pass_time(60)
+    assert [row.id for row in claim(store, second)] == [second]
+    assert claims_of(store, "alice") == []
+
+
+def test_whoever_claims_for_a_person_takes_all_that_is_due_to_them(store: Store) -> None:
+    """So one sender makes a person's deliveries, in order; those of others are left alone."""
+    first, second = put(store, "one", "two")
+    [other] = put(store, "three", contact="bob")
+
+    assert {row.id for row in claim(store, second)} == {first, second}
+    assert [row.id for row in claim(store, other)] == [other]
+
+
+def test_a_bundle_is_one_thing_to_claim_and_to_report_on(store: Store) -> None:
+    """Its leading delivery alone is due; what is recorded and reported of that holds for the others."""
+    ids = put(store, "one", "two", "three")
+    with store.database.begin() as connection:
+        claims.bundle(connection, [ids], now=store.now)
+        claims.take(connection, {ids[0]: store.now + timedelta(seconds=120)}, owner="sender 1", now=store.now)
+        assert [row.text for row in claims.members(connection, [ids[0]])[ids[0]]] == ["one", "two", "three"]
+
+    store.pass_time(121)
+    with store.database.begin() as connection:
+        assert outbox.claim_due(connection, now=store.now, limit=10) == [ids[0]]
+    [again] = claim(store, *ids, owner="sender 2")
+    assert (again.id, again.bundle, again.status, again.claimed_at) == (ids[0], ids[0], "sending", NOW)
+    assert not record(store, ids[0], DeliveryStatus.FAILED)
+    assert {delivery(store, id).status for id in ids} == {"sending"}
+
+    assert record(store, ids[0], DeliveryStatus.SENT, owner="sender 2", provider_id="SM1")
+    assert [delivery(store, id).status for id in ids] == ["sent"] * 3
+    with store.database.begin() as connection:
+        outbox.update_status(connection, "sms", "SM1", DeliveryStatus.FAILED, "30003", now=store.now)
+        assert set(outbox.together_with(connection, ids[0])) == set(ids)
+        assert outbox.together_with(connection, ids[1]) == [ids[1]]
+    assert [(delivery(store, id).status, delivery(store, id).error) for id in ids] == [
+        ("failed", "30003")
+    ] * 3
+
+
+def test_what_a_person_got_lately_counts_from_when_it_was_begun(store: Store) -> None:
+    """A bundle counts once, what failed before a provider took it does not, and what is being sent does."""
+    ids = put(store, "one", "two", "failed", "undelivered", "sending")
+    with store.database.begin() as connection:
+        claims.bundle(connection, [ids[:2]], now=store.now)
+        until = {id: store.now + timedelta(seconds=120) for id in (ids[0], *ids[2:])}
+        claims.take(connection, until, owner="sender 1", now=store.now)
+    record(store, ids[0], DeliveryStatus.SENT, provider_id="SM1")
+    record(store, ids[2], DeliveryStatus.FAILED)
+    record(store, ids[3], DeliveryStatus.SENT, provider_id="SM2")
+    with store.database.begin() as connection:
+        outbox.update_status(connection, "sms", "SM2", DeliveryStatus.FAILED, None, now=store.now)
+
+    def recent(since: timedelta) -> set[UUID]:
+        with store.database.read() as connection:
+            rows = claims.recent(connection, ["alice", "bob"], since=NOW - since)
+        assert {row.claimed_at for row in rows} <= {NOW}
+        return {row.message_id for row in rows}
+
+    assert recent(timedelta(microseconds=1)) == {ids[0], ids[3], ids[4]}
+    assert recent(timedelta()) == set()
+
+
+def test_what_a_person_wrote_lately_is_heard(store: Store) -> None:
+    """By channel and time; what was written to them is not."""
+    put(store, "hello")
+    with store.database.begin() as connection:
+        received.add_message(
+            connection, id=store.id(), session_id=None, request_id=None, contact="alice", channel="sms",
+            text="hi", attachments=None, now=store.now,
+        )  # fmt: skip
+
+    with store.database.read() as connection:
+        heard = claims.heard(connection, ["alice"], since=NOW - timedelta(seconds=1))
+        assert [(row.contact, row.channel, row.at) for row in heard] == [("alice", "sms", NOW)]
+        assert claims.heard(connection, ["alice"], since=NOW) == []
+        assert claims.heard(connection, ["bob"], since=NOW - timedelta(seconds=1)) == []
 
 
 # ---------------------------------------------------------------------- requests

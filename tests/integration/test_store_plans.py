@@ -19,6 +19,7 @@ from wakeloop.clock import VirtualClock
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import RunStatus
 from wakeloop.store import (
+    claims,
     due,
     inbox,
     leases,
@@ -50,7 +51,7 @@ LONG_AGO = NOW - timedelta(days=300)
 AHEAD = NOW + timedelta(days=3)
 SESSIONS, RUNS, MANY = 20_000, 50_000, 80_000
 CHUNK = 10_000
-MODULES = (due, inbox, leases, outbox, queries, received, repair, requests, schedules, turns)
+MODULES = (claims, due, inbox, leases, outbox, queries, received, repair, requests, schedules, turns)
 
 FOR_PEOPLE = {
     "queries.count_rows": "counts; asked when a Simulation is made",
@@ -88,7 +89,7 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
             case "messages":
                 yield {"id": uuid(2, n), "session_id": session, "inbound": n % 2 == 0, "contact": f"c{n % 2000}", "channel": "sms", "text": "hello", "at": LONG_AGO}  # fmt: skip
             case "deliveries":
-                yield {"id": uuid(3, n), "message_id": uuid(2, n), "contact": f"c{n % 2000}", "channel": "sms", "address": f"+{n}", "status": "failed" if n % 1000 == 0 else "delivered", "provider_id": f"SM{n}", "due_at": NOW if n < 10 else None, "created_at": LONG_AGO, "updated_at": LONG_AGO}  # fmt: skip
+                yield {"id": uuid(3, n), "message_id": uuid(2, n), "contact": f"c{n % 2000}", "channel": "sms", "address": f"+{n}", "status": "failed" if n % 1000 == 0 else "delivered", "provider_id": f"SM{n}", "due_at": NOW if n < 10 else None, "created_at": LONG_AGO, "updated_at": LONG_AGO, "claimed_at": LONG_AGO + timedelta(seconds=n), "bundle": uuid(3, n - n % 5) if n % 50 < 5 and n >= 5 else None}  # fmt: skip
             case "received":
                 yield {"id": n, "channel": "sms", "provider_id": f"R{n}", "address": f"+{n}", "contact": f"c{n % 2000}", "outcome": "a reply", "raw": "{}", "at": LONG_AGO}  # fmt: skip
             case "requests":
@@ -179,9 +180,17 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "outbox.add_delivery": lambda c: outbox.add_delivery(c, uuid(8, 2), uuid(2, 5), "c1", "email", "a@b.c", now=NOW),
     "outbox.claim_due": lambda c: outbox.claim_due(c, now=NOW, limit=1000),
     "outbox.recover": lambda c: outbox.recover(c, now=NOW),
-    "outbox.claim": lambda c: outbox.claim(c, [uuid(3, 1), put_one(c)], owner="w", now=NOW, until=AHEAD),
+    "claims.lock_people": lambda c: claims.lock_people(c, [uuid(3, 1), put_one(c)], now=NOW),
+    "claims.waiting": lambda c: claims.waiting(c, ["c1", "c2"], now=NOW),
+    "claims.recent": lambda c: claims.recent(c, ["c1", "c2"], since=NOW - timedelta(hours=1)),
+    "claims.heard": lambda c: claims.heard(c, ["c1", "c2"], since=NOW - timedelta(minutes=1)),
+    "claims.hold": lambda c: claims.hold(c, [(uuid(3, 1), AHEAD, "quiet"), (uuid(3, 2), AHEAD, "cap")]),
+    "claims.bundle": lambda c: claims.bundle(c, [[uuid(3, 1), uuid(3, 2)]], now=NOW),
+    "claims.take": lambda c: claims.take(c, {uuid(3, 1): AHEAD, uuid(3, 2): AHEAD}, owner="w", now=NOW),
+    "claims.members": lambda c: claims.members(c, [uuid(3, 5)]),
     "outbox.record": lambda c: outbox.record(c, uuid(3, 1), owner="w", status=DeliveryStatus.SENT, now=NOW, provider_id="SM5"),
     "outbox.update_status": lambda c: outbox.update_status(c, "sms", sent_one(c), DeliveryStatus.DELIVERED, None, now=NOW),
+    "outbox.together_with": lambda c: outbox.together_with(c, uuid(2, 7)),
     "outbox.is_recorded": lambda c: outbox.is_recorded(c, "sms", "SM7"),
     "outbox.provider_ids": lambda c: outbox.provider_ids(c, "sms", "c7", LONG_AGO),
     "outbox.tried_channels": lambda c: outbox.tried_channels(c, uuid(2, 7)),

@@ -223,7 +223,12 @@ def test_without_quiet_hours_any_time_is_fine() -> None:
 TEAM = {
     "alice": {"sms": "+15555550100", "groups": ["finance", "board"]},
     "bob": {"sms": "+15555550101", "groups": ["finance"]},
-    "carol": {"email": "carol@example.com", "name": "Carol", "languages": ["de"], "description": "Knows the law."},
+    "carol": {
+        "email": "carol@example.com",
+        "name": "Carol",
+        "languages": ["de"],
+        "description": "Knows the law.",
+    },
 }
 
 

@@ -11,11 +11,13 @@ from wakeloop.triggers import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class SendMessage:
-    """Put a message into the outbox. `via`: the only channel that may be used. `request`: what it asks or reminds of."""
+    """Put a message into the outbox. `via`: the only channel that may be used. `request`: what it asks or reminds of.
+    `urgent`: it goes in the recipient's quiet hours too."""
 
     message: Message
     via: str | None = None
     request: str | None = None
+    urgent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
