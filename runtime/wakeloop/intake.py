@@ -20,7 +20,7 @@ from wakeloop.errors import NotFound, ValueTooLarge
 from wakeloop.events import Attachment, Call, Message, Signal, dump_event
 from wakeloop.logs import get_logger
 from wakeloop.outbox import Outbox
-from wakeloop.store import inbox, outbox, received
+from wakeloop.store import inbox, outbox, received, verifications
 from wakeloop.store import requests as request_store
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewMessage, NewRun, Post
@@ -242,6 +242,8 @@ class _Routing:
                 if self._incoming.opt_out
                 else "an opt-in of an unknown sender"
             )
+        if self._verifies():
+            return "verified an address that several contacts share"
         if contacts:
             return f"an address that several contacts share: {', '.join(contacts)}"
         text = self._intake._replies.unknown_sender
@@ -258,6 +260,10 @@ class _Routing:
         if self._incoming.help:
             self._keep(contact, None)
             return "asked for help; the provider answers that"
+        if self._verifies():
+            self._keep(contact, None)
+            self._say("Thank you, this is confirmed.", contact=contact)
+            return "verified"
         questions = request_store.open_of_contact(self._connection, contact)
         by_code = {row.code: row for row in questions}
         for code, rest in _codes(self._text):
@@ -347,6 +353,10 @@ class _Routing:
             self._connection, self._channel, self._address, self._incoming.opt_out, now=self._now
         )
         return True
+
+    def _verifies(self) -> bool:
+        """Whether it is the code by which an operator asked whose address this is."""
+        return verifications.take(self._connection, self._channel, self._address, self._text, self._now)
 
     def _message(self, contact: str, text: str) -> Message:
         return Message(
