@@ -324,8 +324,8 @@ class _Merged:
             for problem in error.errors():
                 self.report(key_of(problem["loc"]), _explain(problem))
         else:
-            for key, what in wrong_names(found.contacts, found.approvers):
-                self.report(key, what)
+            for where, wrong in wrong_names(found.contacts, found.approvers):
+                self.report(where, wrong)
             if not self._problems:
                 return found.model_copy(
                     update={

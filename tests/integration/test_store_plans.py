@@ -31,6 +31,7 @@ from wakeloop.store import (
     schedules,
     schema,
     turns,
+    verifications,
 )
 from wakeloop.store.batches import Insert
 from wakeloop.store.database import Database
@@ -51,7 +52,20 @@ LONG_AGO = NOW - timedelta(days=300)
 AHEAD = NOW + timedelta(days=3)
 SESSIONS, RUNS, MANY = 20_000, 50_000, 80_000
 CHUNK = 10_000
-MODULES = (claims, due, inbox, leases, outbox, queries, received, repair, requests, schedules, turns)
+MODULES = (
+    claims,
+    due,
+    inbox,
+    leases,
+    outbox,
+    queries,
+    received,
+    repair,
+    requests,
+    schedules,
+    turns,
+    verifications,
+)
 
 FOR_PEOPLE = {
     "queries.count_rows": "counts; asked when a Simulation is made",
@@ -72,7 +86,7 @@ def uuid(kind: int, number: int) -> UUID:
 
 def rows_of(table: str) -> Iterator[dict[str, Any]]:
     """A store after a year: nearly everything is asleep or over."""
-    for n in range(1, {"sessions": SESSIONS, "runs": RUNS, "requests": 30_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000}.get(table, MANY) + 1):  # fmt: skip
+    for n in range(1, {"sessions": SESSIONS, "runs": RUNS, "requests": 30_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000, "verifications": 5_000}.get(table, MANY) + 1):  # fmt: skip
         session, run = n % SESSIONS + 1, uuid(1, n % RUNS + 1)
         match table:
             case "sessions":
@@ -96,6 +110,8 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
                 yield {"id": uuid(4, n), "session_id": session, "run_id": run, "kind": "question", "contact": f"c{n % 2000}", "code": "A3" if n <= 2000 else "C4", "text": "?", "status": "open" if n <= 2000 else "answered", "created_at": LONG_AGO}  # fmt: skip
             case "receivers":
                 yield {"run_id": uuid(1, n), "op": 1, "session_id": session, "contact": f"c{n}" if n % 1000 else None}  # fmt: skip
+            case "verifications":
+                yield {"channel": "sms", "address": f"+{n}", "salt": "s", "code": "c" if n == 8 else None, "sent_at": LONG_AGO, "expires_at": AHEAD, "verified_at": LONG_AGO}  # fmt: skip
             case "opt_outs":
                 yield {"channel": "sms", "address": f"+{n}", "at": LONG_AGO}
 
@@ -222,6 +238,12 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "schedules.end": lambda c: schedules.end(c, [7]),
     "schedules.claim_due": lambda c: schedules.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
     "schedules.move": lambda c: schedules.move(c, [{"id": 7, "nominal": AHEAD, "due_at": AHEAD}]),
+    "verifications.begin": lambda c: (verifications.begin(c, "sms", "+7", now=NOW), verifications.begin(c, "sms", "+new", now=NOW)),
+    "verifications.take": lambda c: (verifications.take(c, "sms", "+7", "123456", NOW), verifications.take(c, "sms", "+8", "123456", NOW)),
+    "verifications.find": lambda c: verifications.find(c, "sms", "+7"),
+    "verifications.verified": lambda c: verifications.verified(c, "sms", ["+7", "+8"]),
+    "verifications.opted_out": lambda c: verifications.opted_out(c, "sms", ["+7", "+8"]),
+    "queries.deliveries_of": lambda c: queries.deliveries_of(c, uuid(2, 7)),
     "turns.load_open_runs": lambda c: turns.load_open_runs(c, [7, 8, 9]),
     "turns.run_row": lambda c: None,
     "turns.load_journals": lambda c: turns.load_journals(c, [uuid(1, 7), uuid(1, 8)]),

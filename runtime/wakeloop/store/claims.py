@@ -162,9 +162,9 @@ def take(connection: Connection, until: Mapping[UUID, datetime], *, owner: str, 
         connection.execute(_TAKE, {"ids": ids, "worker": owner, "now": now, "until": end})
 
 
-def members(connection: Connection, leaders: Collection[UUID]) -> dict[UUID, list[sa.Row[Any]]]:
+def members(connection: Connection, leaders: Collection[UUID]) -> dict[UUID, list[Any]]:
     """What goes together, in order, by the leading delivery."""
-    found: dict[UUID, list[sa.Row[Any]]] = {leader: [] for leader in leaders}
+    found: dict[UUID, list[Any]] = {leader: [] for leader in leaders}
     if found:
         for row in connection.execute(_MEMBERS, {"ids": sorted(leaders)}):
             found[row.bundle].append(row)

@@ -168,6 +168,16 @@ def list_messages(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
     return list(connection.execute(_MESSAGES, {"most": limit}))
 
 
+_DELIVERIES_OF = (
+    sa.select(deliveries).where(deliveries.c.message_id == sa.bindparam("message")).order_by(deliveries.c.id)
+)
+
+
+def deliveries_of(connection: Connection, message_id: UUID) -> list[sa.Row[Any]]:
+    """The attempts to get a message through, first to last."""
+    return list(connection.execute(_DELIVERIES_OF, {"message": message_id}))
+
+
 _FAILED = (
     sa.select(*messages.columns, deliveries.c.status, deliveries.c.error)
     .join(deliveries, _DELIVERED_AS_SHOWN)
