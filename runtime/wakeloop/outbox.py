@@ -203,7 +203,7 @@ class Outbox:
         return self._channels[channel].capabilities.max_length
 
     def _put_off(self, connection: Connection, made: Plan, rows: Mapping[UUID, Any]) -> None:
-        claims.hold(connection, [(one.id, one.until, one.why) for one in made.holds])
+        claims.hold(connection, [(one.id, one.until, str(one.why)) for one in made.holds])
         for one in made.holds:
             row = rows[one.id]
             if one.why is not Why.BURST and row.held != one.why:
@@ -291,12 +291,12 @@ class Outbox:
         """A delivery failed for good: try the contact's next channel, or tell whoever asked that there is none. What
         went together stays together there."""
         together = outbox.together_with(connection, message_id)
-        held = Why.BURST if len(together) > 1 else None
+        held = str(Why.BURST) if len(together) > 1 else None
         for id in together:
             self._next_channel(connection, id, reason, held, now=now)
 
     def _next_channel(
-        self, connection: Connection, message_id: UUID, reason: str, held: Why | None, *, now: datetime
+        self, connection: Connection, message_id: UUID, reason: str, held: str | None, *, now: datetime
     ) -> None:
         message = received.message(connection, message_id)
         if message is None or message.contact is None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conformance.store_kit import EVERY_STORE, Store, at_once, make_stores, raised
 
 from wakeloop import Context, Undeliverable, agent, on_message
 from wakeloop.channel import DeliveryStatus, DeliveryUpdate
 from wakeloop.errors import ChannelError, PermanentChannelError, TemporaryChannelError
+from wakeloop.outbox import Outbox
+from wakeloop.pacing import Pace
+from wakeloop.people import People
+from wakeloop.registry import Registry
 from wakeloop.store import outbox
 from wakeloop.store.records import NewMessage
 from wakeloop.testing import Simulation
+from wakeloop.testing.channels import FakeChannel
+from wakeloop.world import World
 
 ALICE = {"alice": {"sms": "+14155550100", "email": "alice@example.com"}}
 SLEEPER = {"alice": {"sms": "+14155550100", "tz": "Europe/Paris", "quiet_hours": "22:00-07:00"}}
@@ -375,3 +385,62 @@ def test_an_opt_out_while_a_bundle_is_waiting_counts_for_it() -> None:
         assert sorted((one.channel, one.text) for one in sim.outbox()) == [
             ("email", "three"), ("email", "two"), ("sms", "one"),
         ]  # fmt: skip
+
+
+# On every store
+
+
+@pytest.fixture(params=EVERY_STORE)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    yield from make_stores(request, tmp_path)
+
+
+def sender(store: Store, channel: FakeChannel, **pace: Any) -> Outbox:
+    world = World(registry=Registry([]), people=People(ALICE), ids=store.clock)
+    return Outbox(database=store.database, world=world, channels={"sms": channel}, pace=Pace(**pace))
+
+
+def put(store: Store, count: int) -> list[str]:
+    new = [
+        NewMessage(
+            id=store.id(), contact="alice", channel="sms", address="+14155550100", via=None, subject=None,
+            text=f"text {number}",
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    with store.database.begin() as connection:
+        outbox.put(connection, None, new, {}, now=store.now)
+    return [str(one.id) for one in new]
+
+
+def test_senders_that_claim_at_once_do_not_exceed_the_cap_together(store: Store) -> None:
+    """Each plans for a person under that person's lock, and sees what the others claimed."""
+    channel = FakeChannel("sms", lambda: store.now)
+    ids = put(store, 12)
+
+    def deliver(mine: list[str]) -> None:
+        asyncio.run(sender(store, channel, messages_per_hour=5, coalesce_seconds=0).deliver(mine))
+
+    assert raised(at_once(*(lambda n=n: deliver(ids[n::4]) for n in range(4)))) == []
+
+    assert [taken.text for taken in channel.sent] == [f"text {number}" for number in range(5)]
+    held = store.rows("SELECT held FROM deliveries WHERE status = 'pending'")
+    assert [row.held for row in held] == ["cap"] * 7
+
+
+def test_senders_that_claim_at_once_make_one_bundle(store: Store) -> None:
+    """What waited goes once, and whole, whoever is first; what is reported of it holds for each part."""
+    channel = FakeChannel("sms", lambda: store.now)
+    ids = put(store, 6)
+    asyncio.run(sender(store, channel).deliver(ids))
+    store.pass_time(60)
+    with store.database.begin() as connection:
+        outbox.claim_due(connection, now=store.now, limit=100)
+
+    works = [lambda n=n: asyncio.run(sender(store, channel).deliver(ids[n:])) for n in (0, 2, 4)]
+    assert raised(at_once(*works)) == []
+
+    assert [taken.text for taken in channel.sent] == [
+        "text 0", "text 1\n\ntext 2\n\ntext 3\n\ntext 4\n\ntext 5",
+    ]  # fmt: skip
+    assert [row.status for row in store.rows("SELECT status FROM deliveries")] == ["sent"] * 6

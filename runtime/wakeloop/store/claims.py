@@ -58,7 +58,7 @@ _WAITING = (
     .order_by(deliveries.c.id)
     .with_for_update(of=deliveries, skip_locked=True, key_share=True)
 )  # fmt: skip
-_RECENT = (
+_RECENT: Any = (
     sa.select(
         deliveries.c.contact, deliveries.c.channel, deliveries.c.address, deliveries.c.claimed_at,
         deliveries.c.message_id, messages.c.request_id, messages.c.urgent, messages.c.interactive,
@@ -74,7 +74,7 @@ _RECENT = (
         ),
     )
 )  # fmt: skip
-_HEARD = sa.select(messages.c.contact, messages.c.channel, messages.c.at, messages.c.id).where(
+_HEARD: Any = sa.select(messages.c.contact, messages.c.channel, messages.c.at, messages.c.id).where(
     among(messages.c.contact, "contacts"), messages.c.at > _SINCE, INBOUND_MESSAGE
 )
 _HOLD = Update(deliveries, "id", ("due_at", "held"), also={"dispatches": 0})
