@@ -4,14 +4,19 @@ from wakeloop.agent import Agent, agent
 from wakeloop.answers import Answer
 from wakeloop.engine.context import Child, Context
 from wakeloop.errors import (
+    ApprovalExpired,
     ChildFailed,
     ConfigurationError,
+    Denied,
+    InvalidArguments,
     NoAnswer,
     NonDeterminismError,
+    RequestCancelled,
     Undeliverable,
     WakeloopError,
 )
 from wakeloop.events import Attachment, Call, Message, Signal, Tick
+from wakeloop.gates import Approval, Escalation, require_approval
 from wakeloop.steps import Retry, Step, step
 from wakeloop.triggers import at, cron, every, on_message, on_signal
 
@@ -20,15 +25,21 @@ __version__ = "0.1.0"
 __all__ = [
     "Agent",
     "Answer",
+    "Approval",
+    "ApprovalExpired",
     "Attachment",
     "Call",
     "Child",
     "ChildFailed",
     "ConfigurationError",
     "Context",
+    "Denied",
+    "Escalation",
+    "InvalidArguments",
     "Message",
     "NoAnswer",
     "NonDeterminismError",
+    "RequestCancelled",
     "Retry",
     "Signal",
     "Step",
@@ -41,5 +52,6 @@ __all__ = [
     "every",
     "on_message",
     "on_signal",
+    "require_approval",
     "step",
 ]

@@ -1,13 +1,10 @@
-"""Reading a person's words as the typed answer that a question asked for."""
+"""Answers: what a person said to a question."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -26,37 +23,3 @@ class Answer(Generic[T]):
 
 class Unreadable(ValueError):
     """The words do not say what was asked for. `str()` is what to tell the person."""
-
-
-def read_answer(text: str, kind: Any, options: Sequence[str]) -> Any:
-    """The value of a reply: of one of the `options` (by its number or its words), else of type `kind`.
-
-    Raises Unreadable with a reason that a person can act on."""
-    words = text.strip()
-    if options:
-        words = _chosen(words, options)
-    if kind is str:
-        return words
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    try:
-        return adapter.validate_strings(words)
-    except ValidationError as error:
-        first = error
-    try:
-        return adapter.validate_json(words)
-    except ValidationError:
-        reasons = "; ".join(problem["msg"] for problem in first.errors()[:3])
-        raise Unreadable(reasons) from first
-
-
-def _chosen(words: str, options: Sequence[str]) -> str:
-    plain = words.rstrip(".!)").strip().casefold()
-    for number, option in enumerate(options, start=1):
-        if plain in (str(number), option.strip().casefold()):
-            return option
-    raise Unreadable("please answer with one of: " + numbered(options))
-
-
-def numbered(options: Sequence[str]) -> str:
-    """The options as people see them: "1 yes, 2 no"."""
-    return ", ".join(f"{number} {option}" for number, option in enumerate(options, start=1))

@@ -8,16 +8,17 @@ from typing import Any
 from uuid import UUID
 
 from wakeloop import calendar
+from wakeloop.asking import Settled
 from wakeloop.engine import commands as cmd
 from wakeloop.engine.failures import Failure, describe
 from wakeloop.engine.journal import Kind, Wait
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import ChildFailed
 from wakeloop.events import EVENT, dump_event
-from wakeloop.status import RunStatus
+from wakeloop.status import RequestStatus, RunStatus
+from wakeloop.store import requests
 from wakeloop.store.records import (
     NewMessage,
-    NewRequest,
     NewRun,
     NewWakeup,
     RunRow,
@@ -43,7 +44,7 @@ class Changes:
     def apply(self, run_id: UUID, command: cmd.Command) -> None:
         """Turn what a handler asked for into what is to be written."""
         match command:
-            case cmd.SendMessage(message=message, via=via, request=request, urgent=urgent):
+            case cmd.SendMessage(message=message, via=via, urgent=urgent):
                 assert message.to is not None
                 channel, address = self._world.people.route(message.to, via)[0]
                 self.commit.messages.append(
@@ -56,29 +57,13 @@ class Changes:
                         subject=message.subject,
                         text=message.text,
                         run_id=run_id,
-                        request_id=UUID(request) if request else None,
                         urgent=urgent,
                     )
                 )
-            case cmd.OpenRequest():
-                self.commit.requests.append(
-                    NewRequest(
-                        id=UUID(command.id),
-                        run_id=run_id,
-                        contact=command.to,
-                        text=command.text,
-                        options=JSON_CODEC.dump(list(command.options), "options")
-                        if command.options
-                        else None,
-                        expires_at=command.expires,
-                    )
-                )
-            case cmd.SettleRequest():
-                self.commit.settlements.append(
-                    Settlement(
-                        id=UUID(command.id), status=command.status, answer=command.answer, by=command.by
-                    )
-                )
+            case cmd.OpenRequest(id=id, spec=spec, at=at):
+                self.commit.requests.append(requests.new_request(spec, id=UUID(id), now=at, run_id=run_id))
+            case cmd.CancelRequest(id=id, at=at):
+                self.commit.settlements.append(cancellation(UUID(id), at, "not needed any more"))
             case cmd.SpawnRun():
                 event = EVENT.validate_python(
                     {"kind": "call", "input": JSON_CODEC.load(command.input), "by": str(run_id)}
@@ -151,6 +136,12 @@ class Changes:
             if new.ref not in self.commit.cancelled_wakeups and all(new.ref != one.id for one in found)
         ]
         return tuple(sorted(found, key=lambda one: (one.next is None, one.next, one.id)))
+
+
+def cancellation(id: UUID, at: datetime, reason: str) -> Settlement:
+    """The end of a request that nobody waits for any more."""
+    settled = Settled(status=RequestStatus.CANCELLED, at=at, reason=reason)
+    return Settlement(id=id, status=RequestStatus.CANCELLED, outcome=settled.model_dump_json())
 
 
 def receivers(waits: tuple[Wait, ...]) -> list[tuple[int, str | None]]:

@@ -52,8 +52,22 @@ class Capabilities:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Button:
+    """A choice that can be pressed. value: what comes back as `Incoming.pressed`, at most 64 bytes. style: what kind of
+    choice it is: "yes", "no" or "" for any other."""
+
+    label: str
+    value: str
+    style: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outgoing:
-    """One delivery, as the adapter gets it: `key` is the same for every attempt at it."""
+    """One delivery, as the adapter gets it: `key` is the same for every attempt at it.
+
+    `text` says everything by itself. Of a question or approval that is open, a channel may show more: buttons to press;
+    link, the person's own page with the whole of it; token, to be hidden in the message so that the reply brings it back.
+    """
 
     key: str
     address: str
@@ -61,6 +75,9 @@ class Outgoing:
     subject: str | None = None
     thread: str | None = None
     claimed_at: datetime
+    buttons: tuple[Button, ...] = ()
+    link: str | None = None
+    token: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +93,8 @@ class Receipt:
 class Incoming:
     """A message that a person sent, as the provider told it. `provider_id` is unique per channel: the dedupe key.
 
+    reply_to: the provider's id of our message that this one answers, where the provider tells. pressed: the `value` of the
+    button that was pressed. token: a token of ours that came back with it (`Outgoing.token`).
     opt_out: the person asked to be left alone (or, with False, to be written to again); `text` is then the keyword.
     help: the person sent the carriers' HELP keyword.
     """
@@ -85,6 +104,9 @@ class Incoming:
     text: str
     to_address: str | None = None
     thread: str | None = None
+    reply_to: str | None = None
+    pressed: str | None = None
+    token: str | None = None
     attachments: tuple[Attachment, ...] = ()
     opt_out: bool | None = None
     help: bool = False

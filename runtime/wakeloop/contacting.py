@@ -57,7 +57,7 @@ def _write(database: Database, world: World, contact: str, via: str | None, text
         message = NewMessage(
             id=id, contact=contact, channel=channel, address=address, via=channel, subject=None, text=text, urgent=True
         )  # fmt: skip
-        outbox.put(connection, None, [message], {}, now=now)
+        outbox.put(connection, None, [message], now=now)
     return Written(message=id, contact=contact, channel=channel, address=address, at=now)
 
 

@@ -9,6 +9,10 @@
     ├── ValueTooLarge                a value is over the journal's limit (also a ValueError)
     ├── StepFailed                   a step raised an exception whose class cannot be found again
     ├── NoAnswer                     nobody answered in time (also a TimeoutError)
+    ├── Denied                       a person said no to a call
+    ├── ApprovalExpired              nobody decided about a call in time (also a TimeoutError); this is no denial
+    ├── RequestCancelled             a question or approval was withdrawn from outside
+    ├── InvalidArguments             a gated call's arguments do not fit, or cannot be shown (also a ValueError)
     ├── Undeliverable                a message could be delivered through no channel
     ├── ChildFailed                  a spawned run did not complete
     ├── NotFound                     there is no such agent, run, session or contact (also a LookupError)
@@ -85,6 +89,38 @@ class NoAnswer(WakeloopError, TimeoutError):
 
     request: str
     to: str
+
+
+class Denied(WakeloopError):
+    """A person said no to a call. Facts: `comment` (their words), `option` (the reason they chose), `by`, `request`."""
+
+    comment: str = ""
+    option: str | None = None
+    by: str
+    request: str
+
+
+class ApprovalExpired(WakeloopError, TimeoutError):
+    """Nobody decided in time, which is not a no. Facts: `request`, `action`."""
+
+    request: str
+    action: str
+
+
+class RequestCancelled(WakeloopError):
+    """A question or approval was withdrawn before anybody decided. Facts: `request`, `to`, `reason`."""
+
+    request: str
+    to: str
+    reason: str
+
+
+class InvalidArguments(WakeloopError, ValueError):
+    """A call's arguments do not fit the function, or cannot be shown to a person. Facts: `function`, `problems` (by the
+    argument's name, or its path such as `order.lines.0`, what is wrong with it)."""
+
+    function: str
+    problems: dict[str, str]
 
 
 class Undeliverable(WakeloopError):

@@ -17,21 +17,12 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import crashpoints
 from wakeloop.channel import Channel, DeliveryStatus, Outgoing, Receipt
-from wakeloop.engine.failures import describe
-from wakeloop.engine.values import JSON_CODEC
-from wakeloop.errors import (
-    ChannelError,
-    NotFound,
-    PermanentChannelError,
-    TemporaryChannelError,
-    Undeliverable,
-)
+from wakeloop.desk import Desk
+from wakeloop.errors import ChannelError, NotFound, PermanentChannelError, TemporaryChannelError
 from wakeloop.logs import get_logger
 from wakeloop.pacing import HOUR, Circumstances, Pace, Plan, Recent, Waiting, Why, joined, plan
-from wakeloop.store import claims, inbox, outbox, received
-from wakeloop.store import requests as request_store
+from wakeloop.store import claims, outbox, received
 from wakeloop.store.database import Database
-from wakeloop.store.records import Post
 from wakeloop.world import World
 
 log = get_logger("wakeloop.outbox")
@@ -81,6 +72,7 @@ class Outbox:
         *,
         database: Database,
         world: World,
+        desk: Desk,
         channels: Mapping[str, Channel],
         send_seconds: float = SEND_SECONDS,
         pace: Pace | None = None,
@@ -90,6 +82,7 @@ class Outbox:
         being sent."""
         self._database = database
         self._world = world
+        self._desk = desk
         self._channels = channels
         self._send_seconds = send_seconds
         self._pace = pace or Pace()
@@ -316,31 +309,8 @@ class Outbox:
                 log.info("next channel", message=str(message_id), channel=channel)
                 return
         log.warning("undeliverable", message=str(message_id), contact=message.contact)
-        if message.request_id is None:
-            return
-        request = request_store.find(connection, message.request_id)
-        session = received.session_of_request(connection, message.request_id)
-        if request is None or session is None or request.status != "open":
-            return
-        failure = describe(
-            Undeliverable(
-                f"{message.contact} could be reached through none of {', '.join(sorted(tried))}: {reason}",
-                message=str(message_id),
-                to=message.contact,
-                reason=reason,
-            )
-        )
-        body = {"request": str(request.id), "failure": failure.model_dump(mode="json")}
-        post = Post(
-            agent=session.agent,
-            key=session.key,
-            kind="undeliverable",
-            dedupe=f"undeliverable:{message_id}",
-            body=JSON_CODEC.dump(body, "undeliverable"),
-            target=request.run_id,
-        )
-        known = {(session.agent, session.key): session.id}
-        inbox.touch(connection, inbox.post(connection, [post], known, now=now), now=now)
+        if message.request_id is not None:
+            self._desk.undeliverable(connection, message.request_id, message.contact, reason, now=now)
 
     def _known(self, row: Any, since: datetime) -> frozenset[str]:
         with self._database.read() as connection:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         default=(),
         description="Addresses or networks of proxies whose X-Forwarded headers are believed.",
         examples=[["10.0.0.0/8"]],
+    )
+    secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="What links and logins are signed with, newest first (several, with commas between, during a change); "
+        "without it a key that is kept in the store. From the environment or .env only.",
+        examples=[["a long random text"]],
     )
     worker_concurrency: int = Field(
         default=32, ge=1, description="How many sessions a worker process turns at once.", examples=[32]
@@ -176,7 +182,7 @@ class Settings(BaseSettings):
             raise ValueError("must be an address that starts with https:// (or http://), without ? and #")
         return value.rstrip("/")
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "secret_keys", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (
@@ -324,8 +330,8 @@ class _Merged:
             for problem in error.errors():
                 self.report(key_of(problem["loc"]), _explain(problem))
         else:
-            for where, wrong in wrong_names(found.contacts, found.approvers):
-                self.report(where, wrong)
+            for path, what in wrong_names(found.contacts, found.approvers):
+                self.report(path, what)
             if not self._problems:
                 return found.model_copy(
                     update={

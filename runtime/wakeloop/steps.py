@@ -22,6 +22,8 @@ class CurrentRun(Protocol):
 
     async def run_step(self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
+    async def run_gated(self, gate: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
 
 current_run: ContextVar[CurrentRun | None] = ContextVar("wakeloop_current_run", default=None)
 
@@ -90,7 +92,7 @@ class Step(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         run = current_run.get()
-        if run is None or not _on_its_loop(run):
+        if run is None or not is_on_its_loop(run):
             return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
         return run.run_step(self, args, kwargs)
 
@@ -101,7 +103,8 @@ class Step(Generic[P, R]):
         return f"<step {self.name}>"
 
 
-def _on_its_loop(run: CurrentRun) -> bool:
+def is_on_its_loop(run: CurrentRun) -> bool:
+    """Whether the code that asks executes on the run's own loop, not in a step or a thread."""
     return asyncio._get_running_loop() is getattr(run, "loop", None)
 
 

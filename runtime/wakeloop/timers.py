@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import calendar, crashpoints
+from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
 from wakeloop.logs import get_logger
@@ -41,10 +42,11 @@ class Swept:
     turns: list[TurnMessage]
     deliveries: list[str]
     next_due: datetime | None
+    requests: int = 0
 
     @property
     def is_empty(self) -> bool:
-        return not self.turns and not self.deliveries
+        return not self.turns and not self.deliveries and not self.requests
 
 
 class Timers:
@@ -55,9 +57,10 @@ class Timers:
     queued once per (schedule, nominal time).
     """
 
-    def __init__(self, *, database: Database, world: World) -> None:
+    def __init__(self, *, database: Database, world: World, desk: Desk) -> None:
         self._database = database
         self._world = world
+        self._desk = desk
 
     def sync_schedules(self) -> None:
         """Make the store's schedules those of the agents' code: new ones count from now, those that are gone end.
@@ -116,18 +119,27 @@ class Timers:
             found = due.look(connection, now=self._database.now())
         if found.is_empty:
             return Swept(turns=[], deliveries=[], next_due=found.next)
+        worked = 0
+        if found.requests:
+            with self._database.begin() as connection:
+                worked = self._desk.sweep(connection, now=self._database.now())
         with self._database.begin() as connection:
             now = self._database.now()
             fired = self._fire(connection, agents, now) if found.schedules else 0
             ready = []
-            if found.sessions or fired:
+            if found.sessions or worked or fired:
                 ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
-            deliveries = outbox.claim_due(connection, now=now, limit=BATCH) if found.deliveries else []
+            deliveries = []
+            if found.deliveries or worked:
+                deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
         # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
-        next_due = now if fired or ready or deliveries else found.next
+        next_due = now if fired or ready or deliveries or worked else found.next
         crashpoints.reach("timers.claimed")
         return Swept(
-            turns=self._messages(ready), deliveries=[str(id) for id in deliveries], next_due=next_due
+            turns=self._messages(ready),
+            deliveries=[str(id) for id in deliveries],
+            next_due=next_due,
+            requests=worked,
         )
 
     def _fire(self, connection: Connection, agents: Sequence[str], now: datetime) -> int:

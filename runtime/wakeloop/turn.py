@@ -23,7 +23,7 @@ from wakeloop.open_run import OpenRun, RunError, StepJob, StepKey
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.triggers import Overlap, load_schedule
-from wakeloop.world import World
+from wakeloop.world import World, check_people
 
 log = get_logger("wakeloop.turn")
 
@@ -625,6 +625,9 @@ class _Surroundings:
 
     def check_contact(self, contact: str, via: str | None) -> str:
         return self._turn.world.people.route(contact, via)[0][0]
+
+    def check_people(self, names: Sequence[str], via: str | None, action: str | None) -> None:
+        check_people(self._turn.world.people, names, via, action)
 
     def check_agent(self, name: str) -> None:
         self._turn.world.registry.get(name)

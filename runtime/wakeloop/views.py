@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from wakeloop.agent import Agent
+from wakeloop.asking import RequestSpec, Settled, short
 from wakeloop.engine.commands import Wakeup
 from wakeloop.engine.values import JSON_CODEC, result_codec
 from wakeloop.events import Event, Message, load_event
+from wakeloop.granting import limit_words
 from wakeloop.open_run import RunError
 from wakeloop.triggers import load_schedule
 
@@ -50,21 +53,84 @@ class SessionView:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestView:
-    """A request to a person. `args` is what an approval is for; a question has none."""
+    """A request to people.
+
+    to: whom it was made for, one name or several; asked: the contacts who were asked so far, with escalations. args,
+    digest: of an approval, the arguments as they are now. votes: who has approved those. outcome: how it ended. agent,
+    key, run: whose it is, if a run's; else `maker` made it, and `state` is what it gets back.
+    """
 
     id: str
     kind: str
     code: str
-    to: str
+    to: str | tuple[str, ...]
+    asked: tuple[str, ...]
     text: str
+    subject: str | None
     options: tuple[str, ...]
     status: str
-    answer: str | None
-    by: str | None
-    agent: str
-    key: str
-    run: str
-    args: dict[str, Any] | None = None
+    action: str | None
+    args: dict[str, Any] | None
+    digest: str | None
+    quorum: int
+    votes: tuple[str, ...]
+    is_editable: bool
+    outcome: Settled | None
+    agent: str | None
+    key: str | None
+    run: str | None
+    maker: str | None
+    state: Any
+    created_at: datetime
+    expires_at: datetime | None
+    settled_at: datetime | None
+
+    @property
+    def answer(self) -> str | None:
+        """The words of the answer, or beside the verdict."""
+        return None if self.outcome is None else self.outcome.text or self.outcome.comment or None
+
+    @property
+    def by(self) -> str | None:
+        """Who decided."""
+        return None if self.outcome is None else self.outcome.by
+
+    @property
+    def title(self) -> str:
+        """What it is about, in a line."""
+        return short(self.text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditLine:
+    """One attempt to decide a request, or something that happened to it: what, what came of it, by whom, how that was
+    known, when, and the digest of the call that it was about."""
+
+    at: datetime
+    act: str
+    result: str
+    contact: str | None
+    channel: str | None
+    auth: str | None
+    digest: str | None
+    comment: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrantView:
+    """An approval in advance. limits: what a call must be like, in words. is_active: whether it covers calls now."""
+
+    id: str
+    action: str
+    origin: str
+    contact: str
+    limits: str
+    request: str
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    revoked_by: str | None
+    is_active: bool
 
 
 def run_view(row: Any, agent: Agent | None) -> RunView:
@@ -127,19 +193,34 @@ def wakeup_view(row: Any) -> Wakeup:
     return Wakeup(id=row.ref, schedule=load_schedule(row.spec), next=row.nominal, own=row.own)
 
 
-def request_view(row: Any) -> RequestView:
-    """A row of `queries.list_requests` as a view."""
+def request_view(row: Any, asked: Sequence[Any]) -> RequestView:
+    """A row of `queries.list_requests` with its recipients as a view."""
+    spec = RequestSpec.model_validate_json(row.spec)
     return RequestView(
-        id=str(row.id),
-        kind=row.kind,
-        code=row.code,
-        to=row.contact,
-        text=row.text,
-        options=tuple(JSON_CODEC.load(row.options)) if row.options else (),
-        status=row.status,
-        answer=row.answer,
-        by=row.by,
-        agent=row.agent,
-        key=row.key,
-        run=str(row.run_id),
-    )
+        id=str(row.id), kind=row.kind, code=asked[0].code if asked else "",
+        to=spec.to[0] if len(spec.to) == 1 else spec.to, asked=tuple(one.contact for one in asked), text=spec.text,
+        subject=spec.subject, options=spec.options, status=row.status, action=row.action,
+        args=None if row.args is None else JSON_CODEC.load(row.args), digest=row.digest, quorum=spec.quorum,
+        votes=tuple(one.contact for one in asked if one.vote is not None and one.vote == row.digest),
+        is_editable=spec.args_form is not None,
+        outcome=None if row.outcome is None else Settled.model_validate_json(row.outcome), agent=row.agent, key=row.key,
+        run=None if row.run_id is None else str(row.run_id), maker=row.maker,
+        state=None if row.state is None else JSON_CODEC.load(row.state), created_at=row.created_at,
+        expires_at=row.expires_at, settled_at=row.settled_at,
+    )  # fmt: skip
+
+
+def audit_line(row: Any) -> AuditLine:
+    """A row of the audit table as a view."""
+    names = ("at", "act", "result", "contact", "channel", "auth", "digest", "comment")
+    return AuditLine(**{name: getattr(row, name) for name in names})
+
+
+def grant_view(row: Any, now: datetime) -> GrantView:
+    """A row of the grants table as a view."""
+    return GrantView(
+        id=str(row.id), action=row.action, origin=row.origin, contact=row.contact,
+        limits=limit_words(JSON_CODEC.load(row.limits)), request=str(row.request_id), created_at=row.created_at,
+        expires_at=row.expires_at, revoked_at=row.revoked_at, revoked_by=row.revoked_by,
+        is_active=row.revoked_at is None and now < row.expires_at,
+    )  # fmt: skip

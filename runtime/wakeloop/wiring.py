@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
@@ -9,20 +10,27 @@ from pathlib import Path
 
 from wakeloop.channel import Channel, ChannelServices
 from wakeloop.clock import SystemClock
+from wakeloop.decisions import Decisions
+from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, RunsFailed
 from wakeloop.errors import ConfigurationError
 from wakeloop.executor import Executor
-from wakeloop.intake import Intake, Replies
+from wakeloop.intake import Intake
+from wakeloop.links import Links
 from wakeloop.logs import get_logger
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
 from wakeloop.pacing import Pace
 from wakeloop.people import People
 from wakeloop.registry import Problem, Registry, load_folder
+from wakeloop.requests import Requests
+from wakeloop.routing import Replies, Routing
 from wakeloop.settings import Settings, load_settings
 from wakeloop.step_runner import RealLoop, ThreadedSteps
+from wakeloop.store import keys
 from wakeloop.store.database import Database
 from wakeloop.timers import Timers, TimerThread
+from wakeloop.tokens import Tokens
 from wakeloop.world import World
 
 __all__ = ["Runtime", "Settings", "load_channels", "load_settings", "make_host"]
@@ -54,32 +62,62 @@ class Runtime:
         self._loop = RealLoop("wakeloop-steps")
         self._timer_thread: TimerThread | None = None
         self._stopped = False
+        self._signing: tuple[str, ...] = ()
         people = People(settings.contacts, settings.approvers)
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
         self.world = World(registry=self._load_agents(), people=people, ids=SystemClock())
+        self.links = Links(keys=self._keys, base_url=page_url(settings), now=self.database.now)
+        self.desk = Desk(world=self.world, links=self.links)
+        self.decisions = Decisions(world=self.world, desk=self.desk, links=self.links)
         self.outbox = Outbox(
             database=self.database,
             world=self.world,
+            desk=self.desk,
             channels=self.channels,
             send_seconds=settings.lease_seconds,
             pace=Pace(
                 messages_per_hour=settings.messages_per_hour, coalesce_seconds=settings.coalesce_seconds
             ),
         )
-        self.timers = Timers(database=self.database, world=self.world)
+        self.timers = Timers(database=self.database, world=self.world, desk=self.desk)
         self.intake = Intake(
             database=self.database,
             world=self.world,
             outbox=self.outbox,
-            channels=self.channels,
-            replies=Replies(
-                unknown_sender=settings.unknown_sender_text if settings.unknown_sender == "answer" else None,
-                unrouted=settings.unrouted_text,
+            routing=Routing(
+                world=self.world,
+                decisions=self.decisions,
+                links=self.links,
+                replies=Replies(
+                    unknown_sender=settings.unknown_sender_text
+                    if settings.unknown_sender == "answer"
+                    else None,
+                    unrouted=settings.unrouted_text,
+                ),
             ),
+            channels=self.channels,
             changed=self.nudge,
         )
+        self.requests = Requests(
+            database=self.database,
+            world=self.world,
+            desk=self.desk,
+            decisions=self.decisions,
+            changed=self.nudge,
+        )
+        self.tokens = Tokens(self.database)
         self.operations = Operations(database=self.database, world=self.world, intake=self.intake)
+
+    def _keys(self) -> Sequence[str]:
+        """The keys that links are signed with: of the settings, newest first, else one that this store keeps."""
+        if not self._signing:
+            given = [key.get_secret_value() for key in self.settings.secret_keys]
+            if not given:
+                with self.database.begin() as connection:
+                    given = [keys.ensure_key(connection, "links", now=self.database.now())]
+            self._signing = tuple(given)
+        return self._signing
 
     def _load_agents(self) -> Registry:
         loaded = load_folder(Path(self.settings.agents_dir))
@@ -168,6 +206,24 @@ class Runtime:
                 )
                 self._executor.start()
             return self._executor
+
+
+def page_url(settings: Settings) -> str | None:
+    """Where people's pages are: at the public address, else on this machine if nothing else can reach the web process."""
+    if settings.public_url is not None:
+        return settings.public_url
+    if settings.port and is_loopback(settings.host):
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"http://{host}:{settings.port}"
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def make_host(settings: Settings) -> Runtime:

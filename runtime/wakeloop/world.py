@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from wakeloop.errors import NotPossible
 from wakeloop.events import Signal, dump_event
 from wakeloop.people import People
 from wakeloop.registry import Registry
@@ -25,6 +27,21 @@ class World:
     registry: Registry
     people: People
     ids: Ids
+
+
+def check_people(people: People, names: Sequence[str], via: str | None, action: str | None) -> None:
+    """Raises NotFound if one of these contacts or groups is not there, or cannot be reached (through `via`), and
+    NotPossible if the settings allow none of them to approve the function `action`."""
+    contacts = people.expand(names)
+    for contact in contacts:
+        people.route(contact, via)
+    allowed = people.approvers(action) if action is not None else None
+    if allowed is not None and not set(contacts) & set(allowed):
+        raise NotPossible(
+            f"{', '.join(contacts)} may not approve {action}: by [approvers] in wakeloop.toml only "
+            f"{', '.join(allowed) or 'nobody'} may",
+            action=action,
+        )
 
 
 def signal_posts(registry: Registry, signal: Signal) -> list[Post]:

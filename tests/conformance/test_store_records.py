@@ -37,7 +37,7 @@ def put(store: Store, *texts: str, contact: str = "alice", **facts: Any) -> list
         for text in texts
     ]  # fmt: skip
     with store.database.begin() as connection:
-        outbox.put(connection, None, new, {}, now=store.now)
+        outbox.put(connection, None, new, now=store.now)
     return [one.id for one in new]
 
 

@@ -95,8 +95,6 @@ def test_an_answer_is_read_as_the_type_that_was_asked_for(kind: Any, reply: str,
         (date, "tomorrow", "2026-01-02"),
         (Size, "medium", "small"),
         (Literal["a"], "b", "a"),
-        (Order, "tea", '{"item": "tea"}'),
-        (Order, '{"count": 1}', '{"item": "tea"}'),
     ],
     ids=str,
 )
@@ -256,7 +254,7 @@ def test_a_late_reply_is_told_so_and_changes_nothing() -> None:
 
     assert "too late for request" in outcome
     assert (view.status, view.result) == ("completed", "went on")
-    assert texts[-1] == "That question is closed (expired): Well?"
+    assert "came too late" in texts[-1] and "expired" in texts[-1] and "Well?" in texts[-1]
 
 
 def test_several_open_questions_are_told_apart_by_their_codes() -> None:

@@ -62,7 +62,7 @@ def say(sim: Simulation, text: str, channel: str = "sms", **facts: Any) -> None:
         address=sim._world.people.route("alice", channel)[0][1], via=None, subject=None, text=text, **facts,
     )  # fmt: skip
     with sim._database.begin() as connection:
-        outbox.put(connection, None, [new], {}, now=sim.now)
+        outbox.put(connection, None, [new], now=sim.now)
     sim.advance(0)
 
 
@@ -409,7 +409,7 @@ def put(store: Store, count: int) -> list[str]:
         for number in range(count)
     ]  # fmt: skip
     with store.database.begin() as connection:
-        outbox.put(connection, None, new, {}, now=store.now)
+        outbox.put(connection, None, new, now=store.now)
     return [str(one.id) for one in new]
 
 

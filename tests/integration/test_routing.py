@@ -8,7 +8,7 @@ import pytest
 
 from wakeloop import Context, Undeliverable, agent, on_message
 from wakeloop.channel import Incoming
-from wakeloop.intake import Replies
+from wakeloop.routing import Replies
 from wakeloop.testing import Simulation
 
 PEOPLE = {
@@ -108,7 +108,7 @@ def test_a_reply_that_names_a_closed_question_is_told_so() -> None:
 
         sim.reply("alice", f"{code} yes")
 
-        assert texts(sim)[-1] == "That question is closed (expired): Ship it?"
+        assert "came too late" in texts(sim)[-1] and "Ship it?" in texts(sim)[-1]
         assert sim.runs("echo") == []
 
 
@@ -191,7 +191,7 @@ def test_an_unknown_sender_is_recorded_and_reaches_no_agent() -> None:
 def test_an_unknown_sender_is_answered_if_so_set() -> None:
     """With the text of the settings, on the channel on which they wrote."""
     with Simulation([echo], contacts=PEOPLE) as sim:
-        sim._intake._replies = Replies(unknown_sender="This number is not read.")
+        sim._intake._routing._replies = Replies(unknown_sender="This number is not read.")
 
         sim._intake.incoming("sms", Incoming(provider_id="x1", address="+14155559999", text="yes"))
         sim.advance(1)

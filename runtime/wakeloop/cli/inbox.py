@@ -13,8 +13,9 @@ from wakeloop.cli.look import run_data
 from wakeloop.cli.words import short_id
 from wakeloop.status import PARKED_RUN
 from wakeloop.store import queries
+from wakeloop.store import requests as request_store
 from wakeloop.terminal import moment, short
-from wakeloop.views import message_view, request_view, run_view
+from wakeloop.views import RequestView, message_view, request_view, run_view
 
 
 def inbox(
@@ -23,11 +24,13 @@ def inbox(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Open questions, failed and stuck runs, messages that reached nobody, and messages that nobody takes."""
+    """Open questions and approvals, failed and stuck runs, messages that reached nobody, and messages that nobody takes."""
     choices = chosen(ctx, config, json)
     with opened(choices) as (_, database):
         with database.read() as connection:
-            questions = queries.list_requests(connection, status="open", limit=limit)
+            rows = queries.list_requests(connection, status="open", limit=limit)
+            asked = request_store.recipients_of_all(connection, [row.id for row in rows])
+            questions = [request_view(row, asked[row.id]) for row in rows]
             parked = queries.list_runs(connection, statuses=PARKED_RUN, limit=limit)
             undelivered = queries.failed_deliveries(connection, limit=limit)
             unrouted = queries.unrouted(connection, limit=limit)
@@ -35,7 +38,7 @@ def inbox(
     if choices.json:
         print_json(
             {
-                "questions": [request_view(row) for row in questions],
+                "requests": questions,
                 "runs": [run_data(row) for row in parked],
                 "undelivered": [
                     {"message": message_view(row), "status": row.status, "error": row.error} for row in undelivered
@@ -49,7 +52,7 @@ def inbox(
         )  # fmt: skip
         return
     parts = [
-        ("open questions", _questions(questions, now), "answer as a contact with `wakeloop reply CONTACT CODE TEXT`"),
+        ("open questions and approvals", _requests(questions, now), "answer as a contact with `wakeloop reply CONTACT CODE TEXT`"),
         ("failed and stuck runs", _runs(parked, now), "`wakeloop runs show RUN`, then `wakeloop retry|restart|cancel RUN`"),
         ("messages that reached nobody", _undelivered(undelivered, now), "correct the contact's addresses, or the channel"),
         ("messages that nobody takes", _unrouted(unrouted, now), "make the sender a contact, or an agent listen: on_message()"),
@@ -63,16 +66,16 @@ def inbox(
             say("")
 
 
-def _questions(rows: list[Any], now: Any) -> Table:
-    shown = table("code", "to", "since", "until", "session", "question")
-    for row in rows:
+def _requests(requests: list[RequestView], now: Any) -> Table:
+    shown = table("code", "to", "since", "until", "for", "what")
+    for one in requests:
         shown.add_row(
-            Text(row.code, style="bold yellow"),
-            row.contact,
-            moment(row.created_at, now),
-            moment(row.expires_at, now) if row.expires_at else "",
-            f"{row.agent}/{row.key}",
-            short(row.text, 200),
+            Text(one.code, style="bold yellow"),
+            ", ".join(one.asked) or str(one.to),
+            moment(one.created_at, now),
+            moment(one.expires_at, now) if one.expires_at else "",
+            f"{one.agent}/{one.key}" if one.agent else (one.maker or ""),
+            short(one.text, 200),
         )
     return shown
 

@@ -32,6 +32,7 @@ from wakeloop.errors import NotFound
 from wakeloop.operations import find_run
 from wakeloop.status import RunStatus
 from wakeloop.store import queries, turns
+from wakeloop.store import requests as request_store
 from wakeloop.store.database import Database
 from wakeloop.terminal import STATUS_STYLES, distance, duration, moment, short, trigger_words
 from wakeloop.views import request_view, run_view
@@ -252,13 +253,15 @@ def _show(choices: Choices, database: Database, fragment: str) -> None:
         if row is None:
             raise NotFound(f"there is no run {fragment}; `wakeloop runs` lists them")
         journal = turns.load_journals(connection, [found])[found]
-        requests = {str(one.id): one for one in queries.list_requests(connection, run=found)}
+        rows = queries.list_requests(connection, run=found)
+        asked = request_store.recipients_of_all(connection, [one.id for one in rows])
+        requests = {str(one.id): request_view(one, asked[one.id]) for one in rows}
     now = database.now()
     run = run_view(row, None)
     if choices.json:
         data = run_data(row) | {"traceback": run.traceback}
         data["journal"] = [_record_data(record) for record in journal]
-        data["requests"] = [request_view(one) for one in requests.values()]
+        data["requests"] = list(requests.values())
         print_json(data)
         return
     say(
@@ -270,7 +273,10 @@ def _show(choices: Choices, database: Database, fragment: str) -> None:
         say(("waits for ", "blue"), wait_words(load_waits(row.waits), now))
     for request in requests.values():
         if request.status == "open":
-            say(("open question ", "yellow"), f"{request.code} to {request.contact}: {short(request.text)}")
+            say(
+                (f"open {request.kind} ", "yellow"),
+                f"{request.code} to {', '.join(request.asked)}: {short(request.text)}",
+            )
     if run.error:
         say((run.error, "bold red"))
         for trace in filter(None, [_trace_of_last_step(journal), run.traceback]):

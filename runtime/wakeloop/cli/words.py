@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from wakeloop.calls import shown
 from wakeloop.engine.failures import Failure
 from wakeloop.engine.journal import Kind, Record, Wait
 from wakeloop.events import Event, Message, Signal, Tick
@@ -68,8 +69,16 @@ def record_words(record: Record, requests: Mapping[str, Any]) -> tuple[str, str]
             request = requests.get(value)
             code = f" ({request.code})" if request is not None else ""
             return f"ask {record.name}{code}", _quoted(request.text) if request is not None else ""
+        case Kind.APPROVE:
+            request = requests.get(value)
+            people = f" of {', '.join(request.asked)} ({request.code})" if request is not None else ""
+            return f"approval of {record.name}{people}", arguments_words(request.args if request else None)
+        case Kind.GATE:
+            return f"{record.name}", "needs approval" if value else "needs no approval"
         case Kind.REPLY:
-            return f"reply of {record.name}", _quoted(value["text"])
+            said = value.get("text") or value.get("comment") or value.get("reason")
+            by = f" by {value['by']}" if value.get("by") else ""
+            return f"{value['status']}{by}", _quoted(said) if said else ""
         case Kind.RECEIVE:
             said = value.get("text", value.get("data"))
             return "receive", f"{value.get('from_') or value.get('type') or ''} {_quoted(said)}".strip()
@@ -89,6 +98,11 @@ def record_words(record: Record, requests: Mapping[str, Any]) -> tuple[str, str]
             return "cancelled", ""
         case _:
             return _title(record), "" if value is None else f"→ {short(value)}"
+
+
+def arguments_words(args: Mapping[str, Any] | None) -> str:
+    """A call's arguments in a line."""
+    return ", ".join(f"{name} = {short(text, 60)}" for name, text, _ in shown(args or {}))
 
 
 def _title(record: Record) -> str:

@@ -5,40 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from wakeloop.asking import RequestSpec
 from wakeloop.events import Message, Signal
 from wakeloop.triggers import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class SendMessage:
-    """Put a message into the outbox. `via`: the only channel that may be used. `request`: what it asks or reminds of.
-    `urgent`: it goes in the recipient's quiet hours too."""
+    """Put a message into the outbox. `via`: the only channel that may be used. `urgent`: in quiet hours too."""
 
     message: Message
     via: str | None = None
-    request: str | None = None
     urgent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRequest:
-    """Record a question. Its own message is a SendMessage beside it."""
+    """Record a question or an approval, made at `at`, which the desk then puts to people."""
 
     id: str
-    to: str
-    text: str
-    options: tuple[str, ...]
-    expires: datetime | None
+    spec: RequestSpec
+    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
-class SettleRequest:
-    """Close a request: `answered` with the person's words, `expired` or `cancelled`."""
+class CancelRequest:
+    """End a request that nobody waits for any more, if it is still open."""
 
     id: str
-    status: str
-    answer: str | None = None
-    by: str | None = None
+    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +69,7 @@ class CancelWakeup:
     id: str
 
 
-Command = SendMessage | OpenRequest | SettleRequest | SpawnRun | EmitSignal | SetWakeup | CancelWakeup
+Command = SendMessage | OpenRequest | CancelRequest | SpawnRun | EmitSignal | SetWakeup | CancelWakeup
 
 
 @dataclass(frozen=True, kw_only=True)

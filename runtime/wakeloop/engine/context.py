@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from wakeloop import calendar
 from wakeloop.agent import Agent
-from wakeloop.answers import Answer, Unreadable, numbered, read_answer
+from wakeloop.answers import Answer
+from wakeloop.asking import EscalationStep, RequestSpec, Settled, schema_like
+from wakeloop.calls import digest
 from wakeloop.engine.commands import (
+    CancelRequest,
     CancelWakeup,
     Command,
     EmitSignal,
     OpenRequest,
     SendMessage,
-    SettleRequest,
     SetWakeup,
     SpawnRun,
     Wakeup,
@@ -30,8 +32,20 @@ from wakeloop.engine.commands import (
 )
 from wakeloop.engine.journal import Kind
 from wakeloop.engine.values import JSON_CODEC, codec_for, result_codec
-from wakeloop.errors import NoAnswer, NotFound
+from wakeloop.errors import (
+    ApprovalExpired,
+    Denied,
+    InvalidArguments,
+    NoAnswer,
+    NotFound,
+    NotPossible,
+    RequestCancelled,
+    Undeliverable,
+)
 from wakeloop.events import Event, Message, Signal, Tick
+from wakeloop.forms import Form, form_of
+from wakeloop.gates import Approval, Gate, escalations
+from wakeloop.status import RequestStatus
 from wakeloop.triggers import Schedule
 
 if TYPE_CHECKING:
@@ -119,97 +133,235 @@ class Context(Generic[S]):
     # ------------------------------------------------------------------ people
 
     async def send(
-        self, to: str, text: str, *, via: str | None = None, subject: str | None = None
+        self, to: str, text: str, *, via: str | None = None, subject: str | None = None, urgent: bool = False
     ) -> Message:
         """Send a contact a one-way message, on their first channel that works, or only `via` one.
 
-        It is recorded with everything else up to the next wait, and sent after that. Raises NotFound if there is no
+        urgent: in the person's quiet hours too. It is recorded with everything else up to the next wait, and sent after that. Raises NotFound if there is no
         such contact, or it has no address on `via`."""
-        return self._send(to, text, via=via, subject=subject)
+        run = self._run
+
+        def effect() -> tuple[Message, list[Command]]:
+            message = Message(
+                id=str(run.surroundings.new_id()), text=_sendable(text), to=to,
+                channel=run.surroundings.check_contact(to, via), at=run.now, subject=subject,
+            )  # fmt: skip
+            return message, [SendMessage(message=message, via=via, urgent=urgent)]
+
+        return cast(Message, run.perform(Kind.SEND, to, effect, codec_for(Message)))
 
     @overload
     async def ask(
-        self, to: str, text: str, *, options: Sequence[str] | None = None, timeout: float | timedelta | None = None,
-        remind: float | timedelta | None = None, via: str | None = None, subject: str | None = None,
+        self, to: str | Sequence[str], text: str, *, options: Sequence[Any] | None = None,
+        timeout: float | timedelta | None = None, remind: float | timedelta | None = None,
+        escalate: Sequence[Any] = (), via: str | None = None, subject: str | None = None, urgent: bool = False,
     ) -> Answer[str]: ...  # fmt: skip
     @overload
     async def ask(
-        self, to: str, text: str, *, options: Sequence[str] | None = None, answer: type[T],
+        self, to: str | Sequence[str], text: str, *, options: Sequence[Any] | None = None, answer: type[T],
         timeout: float | timedelta | None = None, remind: float | timedelta | None = None,
-        via: str | None = None, subject: str | None = None,
+        escalate: Sequence[Any] = (), via: str | None = None, subject: str | None = None, urgent: bool = False,
     ) -> Answer[T]: ...  # fmt: skip
+    @overload
     async def ask(
-        self, to: str, text: str, *, options: Sequence[str] | None = None, answer: Any = str,
+        self, to: str | Sequence[str], text: str, *, options: Sequence[Any] | None = None, answer: Any,
         timeout: float | timedelta | None = None, remind: float | timedelta | None = None,
-        via: str | None = None, subject: str | None = None,
+        escalate: Sequence[Any] = (), via: str | None = None, subject: str | None = None, urgent: bool = False,
+    ) -> Answer[Any]: ...  # fmt: skip
+    async def ask(
+        self, to: str | Sequence[str], text: str, *, options: Sequence[Any] | None = None, answer: Any = str,
+        timeout: float | timedelta | None = None, remind: float | timedelta | None = None,
+        escalate: Sequence[Any] = (), via: str | None = None, subject: str | None = None, urgent: bool = False,
     ) -> Answer[Any]:  # fmt: skip
-        """Ask a contact a question and wait for the reply.
+        """Ask a contact a question and wait for the reply; of several contacts, or a group, the first answer counts.
 
         options: what may be answered, by number or by its words. answer: the type of `Answer.value`: str, int, bool,
         date, an Enum, a Literal or a pydantic model; a reply that does not fit is asked again with the reason.
         timeout: seconds (or timedelta) until nobody's answer counts any more. remind: how often to repeat it until
-        then. via: one channel only. subject: for channels that have one.
+        then. escalate: whom to ask as well, or through what else, and when: `(timedelta(hours=1), "bob")`,
+        `(timedelta(hours=2), "alice", "email")`, or `Escalation` objects; times count from when it was first asked.
+        via: one channel only. subject: for channels that have one. urgent: in the person's quiet hours too.
 
-        Raises NoAnswer at the timeout, Undeliverable if no channel takes the question, NotFound for an unknown
-        contact. If the wait is cancelled, the question is closed.
+        Raises NoAnswer at the timeout, Undeliverable if nobody asked can be reached, NotFound for an unknown contact.
+        If the wait is cancelled, the question is closed; those who were asked and did not answer are told once.
         """
-        choices = tuple(_words(option) for option in options or ())
-        TypeAdapter(answer)
-        limit = None if timeout is None else seconds(timeout, "a timeout")
-        every = None if remind is None else seconds(remind, "a reminder's interval")
-        if every is not None and every <= 0:
-            raise ValueError(f"remind={remind!r}: reminders need more than zero seconds between them")
-        request = self._open_request(to, text, choices, limit, via, subject)
-        settled = "cancelled"
-        try:
-            async with asyncio.timeout(limit):
-                while True:
-                    message = await self._reply(request, every, to, text, choices, via, subject)
-                    try:
-                        value = read_answer(message.text, answer, choices)
-                    except Unreadable as reason:
-                        again = f"That could not be read ({reason}). {text}"
-                        self._send(
-                            message.from_ or to, again, via=message.channel, subject=subject, request=request
-                        )
-                        continue
-                    self._settle(request, "answered", answer=message.text, by=message.from_)
-                    settled = ""
-                    return Answer(
-                        text=message.text,
-                        value=value,
-                        by=message.from_ or to,
-                        channel=message.channel,
-                        at=message.at,
-                    )
-        except TimeoutError as error:
-            if settled == "":
-                raise
-            settled = "expired"
-            raise NoAnswer(
-                f"{to} did not answer request {request} within {timeout}", request=request, to=to
-            ) from error
-        finally:
-            if settled:
-                self._settle_unless_closed(request, settled)
-
-    async def _reply(
-        self, request: str, every: float | None, to: str, text: str, choices: tuple[str, ...], via: str | None,
-        subject: str | None,
-    ) -> Message:  # fmt: skip
+        limit, every = _limits(timeout, remind)
+        names = _names(to)
+        deadline = None if limit is None else self._run.now + timedelta(seconds=limit)
+        said = text
         while True:
+
+            def spec(names: tuple[str, ...] = names, said: str = said) -> RequestSpec:
+                form = form_of(answer, tuple(_words(option) for option in options or ()))
+                return RequestSpec(
+                    kind="question", to=names, text=_sendable(said), subject=subject, via=via, urgent=urgent,
+                    options=tuple(choice.label for choice in form.choices),
+                    form=None if form.is_plain else form.dump(), remind=every, escalate=_steps(escalate),
+                    timeout=None if deadline is None else (deadline - self._run.now).total_seconds(),
+                )  # fmt: skip
+
+            request, settled = await self._request(Kind.ASK, ", ".join(names), spec, None)
+            if settled.status == RequestStatus.EXPIRED:
+                raise NoAnswer(
+                    f"{' and '.join(names)} did not answer request {request} within {timeout}",
+                    request=request, to=", ".join(names),
+                )  # fmt: skip
+            self._refuse_unanswered(request, settled, names)
             try:
-                async with asyncio.timeout(every):
-                    return cast(
-                        Message,
-                        await self._run.wait(Kind.REPLY, to, {"request": request}, codec_for(Message)),
-                    )
-            except TimeoutError:
-                if every is None:
-                    raise
-                self._send(
-                    to, _question(f"Reminder: {text}", choices), via=via, subject=subject, request=request
+                value = TypeAdapter(answer).validate_json(JSON_CODEC.dump(settled.value, "an answer"))
+            except ValidationError as error:
+                reasons = "; ".join(
+                    problem["msg"].removeprefix("Value error, ") for problem in error.errors()[:3]
                 )
+                said = f"That could not be taken ({reasons}). {text}"
+                names = (settled.by,) if settled.by is not None else names
+                continue
+            return Answer(
+                text=settled.text, value=value, by=settled.by or names[0], channel=settled.channel or "",
+                at=settled.at,
+            )  # fmt: skip
+
+    async def approve(
+        self, by: str | Sequence[str], action: str, args: Mapping[str, Any] | BaseModel, *, text: str | None = None,
+        timeout: float | timedelta | None = None, quorum: int = 1, edit: bool = False,
+        reject_options: Sequence[str] = (), escalate: Sequence[Any] = (), remind: float | timedelta | None = None,
+        via: str | None = None, subject: str | None = None, urgent: bool = False, four_eyes: bool = False,
+    ) -> Approval:  # fmt: skip
+        """Wait until people approve an action with exactly these arguments.
+
+        `@require_approval` does this for a function, and makes sure that it cannot run without; use it where you can.
+
+        by: contacts or groups; any of them may decide, but only those that the settings allow for this action. args:
+        JSON values by name, all of which they see. text: what to say above them. quorum: how many must approve; one who
+        denies decides for all. edit: whether they may change the arguments. reject_options: reasons for a no to choose
+        from. four_eyes: the contact whose message began this run may not decide. The rest is as for `ask`.
+
+        Raises Denied (with `comment` and `option`), ApprovalExpired at the timeout, Undeliverable if nobody can be
+        reached, NotFound for an unknown contact, NotPossible if the settings allow none of them to approve it.
+        """
+        plain = _plain(args)
+        if not isinstance(plain, Mapping) or not all(isinstance(name, str) for name in plain):
+            raise TypeError(f"approve({action!r}): args are values by name, not {args!r}")
+        arguments = JSON_CODEC.load(JSON_CODEC.dump(dict(plain), f"the arguments of {action}"))
+        limit, every = _limits(timeout, remind)
+        names = _names(by)
+
+        def spec() -> RequestSpec:
+            return RequestSpec(
+                kind="approval", to=names, text=_sendable(text or f"May I {action}?"), subject=subject, via=via,
+                urgent=urgent, options=tuple(reject_options), action=action, args=arguments,
+                args_form=Form(schema=schema_like(arguments)).dump() if edit else None, quorum=quorum,
+                requester=self._requester() if four_eyes else None, timeout=limit, remind=every,
+                escalate=_steps(escalate),
+            )  # fmt: skip
+
+        return await self._approval(action, names, spec)
+
+    async def run_gated(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function that runs only with a person's approval: see `wakeloop.require_approval`."""
+        run, action = self._run, gate.action
+        arguments = gate.arguments.bind(args, kwargs)
+        if gate.when is not None and not run.perform(
+            Kind.GATE, action, lambda: (gate.needs_approval(arguments), [])
+        ):
+            positional, named = gate.arguments.call_with(arguments)
+            return await run.run_step(gate.step, positional, named)
+        note = ""
+        while True:
+
+            def spec(note: str = note) -> RequestSpec:
+                return RequestSpec(
+                    kind="approval", to=gate.by, text=_sendable(f"{note}May I {action}?"), via=gate.via,
+                    urgent=gate.urgent, options=gate.reject_options, action=action, args=arguments,
+                    args_form=Form(schema=gate.arguments.schema).dump() if gate.edit else None,
+                    quorum=gate.quorum, requester=self._requester() if gate.four_eyes else None,
+                    timeout=gate.timeout, remind=gate.remind, escalate=_steps(gate.escalate),
+                )  # fmt: skip
+
+            approval = await self._approval(action, gate.by, spec)
+            if not approval.edited and digest(action, arguments) != digest(action, approval.args):
+                run.diverge(
+                    f"an approval of {action} with {digest(action, approval.args)}",
+                    f"{action} with other arguments ({digest(action, arguments)})",
+                )
+            try:
+                approved = gate.arguments.validate(approval.args)
+            except InvalidArguments as problem:
+                note = f"The arguments that you chose cannot be used ({problem}). "
+                continue
+            positional, named = gate.arguments.call_with(approved)
+            return await run.run_step(gate.step, positional, named)
+
+    async def _approval(
+        self, action: str, names: tuple[str, ...], spec: Callable[[], RequestSpec]
+    ) -> Approval:
+        request, settled = await self._request(Kind.APPROVE, action, spec, action)
+        if settled.status == RequestStatus.EXPIRED:
+            raise ApprovalExpired(
+                f"nobody decided about {action} in time (request {request})",
+                request=request, action=action,
+            )  # fmt: skip
+        if settled.status == RequestStatus.DENIED:
+            why = ": ".join(filter(None, [settled.option, settled.comment]))
+            raise Denied(
+                f"{settled.by} denied {action}{f' ({why})' if why else ''}",
+                comment=settled.comment, option=settled.option, by=settled.by or "", request=request, action=action,
+            )  # fmt: skip
+        self._refuse_unanswered(request, settled, names)
+        arguments = settled.args or {}
+        if digest(action, arguments) != settled.digest:
+            raise NotPossible(
+                f"the approval {request} of {action} does not name the arguments that came with it: they were changed "
+                "in the store",
+                request=request,
+            )  # fmt: skip
+        return Approval(
+            args=arguments, by=settled.by or "", approvers=settled.approvers, comment=settled.comment,
+            channel=settled.channel or "", at=settled.at, request=request, edited=settled.edited,
+        )  # fmt: skip
+
+    async def _request(
+        self, kind: Kind, name: str, spec: Callable[[], RequestSpec], action: str | None
+    ) -> tuple[str, Settled]:
+        """Open a request and wait for its end. If the wait is given up, so is the request."""
+        run = self._run
+
+        def effect() -> tuple[str, list[Command]]:
+            made = spec()
+            run.surroundings.check_people(made.to, made.via, action)
+            for step in made.escalate:
+                run.surroundings.check_people((step.to,) if step.to else made.to, step.via, None)
+            id = str(run.surroundings.new_id())
+            return id, [OpenRequest(id=id, spec=made, at=run.now)]
+
+        request = cast(str, run.perform(kind, name, effect))
+        settled = None
+        try:
+            settled = cast(
+                Settled, await run.wait(Kind.REPLY, name, {"request": request}, codec_for(Settled))
+            )
+        finally:
+            if settled is None and not run.loop.is_closed():
+                command = CancelRequest(id=request, at=run.now)
+                run.perform(Kind.SETTLE, "cancelled", lambda: (None, [command]))
+        return request, settled
+
+    def _refuse_unanswered(self, request: str, settled: Settled, names: tuple[str, ...]) -> None:
+        """Raise for a request that ended without anybody's word."""
+        to = ", ".join(names)
+        if settled.undeliverable:
+            raise Undeliverable(
+                f"request {request} to {to} reached nobody: {settled.reason}",
+                request=request, to=to, reason=settled.reason or "",
+            )  # fmt: skip
+        if settled.status in (RequestStatus.CANCELLED, RequestStatus.SUPERSEDED):
+            raise RequestCancelled(
+                f"request {request} to {to} was cancelled: {settled.reason or 'no reason given'}",
+                request=request, to=to, reason=settled.reason or "",
+            )  # fmt: skip
+
+    def _requester(self) -> str | None:
+        return self.event.from_ if isinstance(self.event, Message) else None
 
     @overload
     async def receive(
@@ -280,62 +432,6 @@ class Context(Generic[S]):
             return signal, [EmitSignal(signal=signal)]
 
         return cast(Signal, run.perform(Kind.EMIT, type, effect, codec_for(Signal)))
-
-    # ------------------------------------------------------------------ inside
-
-    def _send(
-        self, to: str, text: str, *, via: str | None, subject: str | None, request: str | None = None
-    ) -> Message:
-        run = self._run
-
-        def effect() -> tuple[Message, list[Command]]:
-            channel = run.surroundings.check_contact(to, via)
-            message = Message(
-                id=str(run.surroundings.new_id()),
-                text=_sendable(text),
-                to=to,
-                channel=channel,
-                at=run.now,
-                subject=subject,
-            )
-            return message, [SendMessage(message=message, via=via, request=request)]
-
-        return cast(Message, run.perform(Kind.SEND, to, effect, codec_for(Message)))
-
-    def _open_request(
-        self,
-        to: str,
-        text: str,
-        choices: tuple[str, ...],
-        limit: float | None,
-        via: str | None,
-        subject: str | None,
-    ) -> str:
-        run = self._run
-
-        def effect() -> tuple[str, list[Command]]:
-            channel = run.surroundings.check_contact(to, via)
-            id = str(run.surroundings.new_id())
-            message = Message(
-                id=str(run.surroundings.new_id()), text=_sendable(_question(text, choices)), to=to,
-                channel=channel, at=run.now,
-                subject=subject,
-            )  # fmt: skip
-            expires = None if limit is None else run.now + timedelta(seconds=limit)
-            return id, [
-                OpenRequest(id=id, to=to, text=_sendable(text), options=choices, expires=expires),
-                SendMessage(message=message, via=via, request=id),
-            ]
-
-        return cast(str, run.perform(Kind.ASK, to, effect))
-
-    def _settle(self, request: str, status: str, *, answer: str | None = None, by: str | None = None) -> None:
-        command = SettleRequest(id=request, status=status, answer=answer, by=by)
-        self._run.perform(Kind.SETTLE, status, lambda: (None, [command]))
-
-    def _settle_unless_closed(self, request: str, status: str) -> None:
-        if not self._run.loop.is_closed():
-            self._settle(request, status)
 
 
 class Child(Generic[T]):
@@ -412,8 +508,28 @@ class OwnSchedule:
         return tuple(sorted(found.values(), key=lambda one: (one.next is None, one.next, one.id)))
 
 
-def _question(text: str, choices: tuple[str, ...]) -> str:
-    return f"{text}\n{numbered(choices)}" if choices else text
+def _names(to: str | Sequence[str]) -> tuple[str, ...]:
+    """Those who are asked: one, or several."""
+    names = (to,) if isinstance(to, str) else tuple(to)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f"{to!r}: give the id of a contact or group, or several")
+    return names
+
+
+def _limits(
+    timeout: float | timedelta | None, remind: float | timedelta | None
+) -> tuple[float | None, float | None]:
+    limit = None if timeout is None else seconds(timeout, "a timeout")
+    every = None if remind is None else seconds(remind, "a reminder's interval")
+    if every is not None and every <= 0:
+        raise ValueError(f"remind={remind!r}: reminders need more than zero seconds between them")
+    return limit, every
+
+
+def _steps(given: Sequence[Any]) -> tuple[EscalationStep, ...]:
+    return tuple(
+        EscalationStep(after=one.after.total_seconds(), to=one.to, via=one.via) for one in escalations(given)
+    )
 
 
 def _words(option: Any) -> str:

@@ -22,6 +22,7 @@ from wakeloop.engine.loop import DeterministicLoop, Halt
 from wakeloop.engine.operation import Operation, Outcome, RunFacts, StepCall, Surroundings, UnknownOutcome
 from wakeloop.engine.values import JSON_CODEC, Codec, codec_for, result_codec
 from wakeloop.errors import NonDeterminismError, WakeloopError
+from wakeloop.gates import Gate
 from wakeloop.steps import Step, current_run
 
 
@@ -110,8 +111,9 @@ class Execution:
         self._enter_stretch(0, state)
         context = contextvars.Context()
         context.run(current_run.set, self)
+        self._context: Context[Any] = Context(self)
         self._main = self.loop.create_task(
-            self.agent.handler(Context(self)), name=self.facts.id, context=context
+            self.agent.handler(self._context), name=self.facts.id, context=context
         )
         self._rest()
         for record in self._journal:
@@ -119,7 +121,7 @@ class Execution:
                 if self._main.done():
                     if not self._replaying:
                         break  # it was recorded with what ended the handler, which did not wait for it
-                    self._diverge(record.title, f"the handler's end ({self._ending()})")
+                    self.diverge(record.title, f"the handler's end ({self._ending()})")
                 was_live, before = not self._replaying, self.state_before
                 self._replaying = record.seq <= self.applied
                 self._apply(record, self.state_text if was_live else state)
@@ -127,7 +129,7 @@ class Execution:
                     self.state_before = before  # what it is now goes to the session for all of them together
         if self._done:
             left = next(iter(self._done.values()))
-            self._diverge(left.title, f"nothing: {self._resting()}")
+            self.diverge(left.title, f"nothing: {self._resting()}")
         if self.waits_at_rest is not None:
             self._check_waits(self.waits_at_rest)
         self._replaying = False
@@ -233,6 +235,10 @@ class Execution:
         operation.call = call
         return await self._await(operation)
 
+    async def run_gated(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function that runs only with a person's approval."""
+        return await self._context.run_gated(gate, args, kwargs)
+
     async def wait(self, kind: Kind, name: str, match: dict[str, Any], codec: Codec) -> Any:
         """Issue an operation that something outside completes, and wait for it."""
         return await self._await(self._issue(kind, name, match=match, codec=codec))
@@ -256,12 +262,12 @@ class Execution:
         record = self._done.pop(op, None)
         if record is not None:
             if (record.kind, record.name) != (kind, name):
-                self._diverge(record.title, title(op, kind, name))
+                self.diverge(record.title, title(op, kind, name))
             if record.ok:
                 return codec.load(record.value or "null")
             raise self._rebuilt(record, name)
         if self._replaying:
-            self._diverge("nothing there", title(op, kind, name))
+            self.diverge("nothing there", title(op, kind, name))
         try:
             value, commands = effect()
             text = codec.dump(value, f"{kind} {name}".rstrip())
@@ -359,9 +365,9 @@ class Execution:
         if operation is None:
             if record.op <= self._ops:
                 return  # it was asked for, and given up before this came
-            self._diverge(record.title, f"nothing: {self._resting()}")
+            self.diverge(record.title, f"nothing: {self._resting()}")
         if (operation.kind, operation.name) != (record.kind, record.name):
-            self._diverge(record.title, operation.title)
+            self.diverge(record.title, operation.title)
         del self.pending[operation.no]
         if operation.timer is not None:
             self._timers.pop(id(operation.timer), None)
@@ -371,7 +377,7 @@ class Execution:
                 try:
                     operation.future.set_result(operation.codec.load(record.value or "null"))
                 except ValidationError as error:
-                    self._diverge(
+                    self.diverge(
                         record.title,
                         f"{operation.title}, whose type the recorded value does not fit: {error}",
                     )
@@ -466,11 +472,12 @@ class Execution:
         after = [(wait.op, wait.kind, wait.name) for wait in self.waits()]
         assert self._main is not None
         if self._main.done():
-            self._diverge(_titles(before), f"the handler's end ({self._ending()})")
+            self.diverge(_titles(before), f"the handler's end ({self._ending()})")
         if before != after:
-            self._diverge(_titles(before), _titles(after) or "nothing")
+            self.diverge(_titles(before), _titles(after) or "nothing")
 
-    def _diverge(self, recorded: str, issued: str) -> NoReturn:
+    def diverge(self, recorded: str, issued: str) -> NoReturn:
+        """Stop: the run is parked, for its code does not ask for what is recorded."""
         self._trouble = self._trouble or NonDeterminismError(
             f"run {self.facts.id} of {self.agent.name} cannot go on: its journal holds {recorded}, its code asks for "
             f"{issued}. The code before this point changed while the run was asleep. Restore it, or keep both ways with "
@@ -518,9 +525,7 @@ class Execution:
         try:
             fresh = self._state_codec.load(text)
         except ValidationError as error:
-            self._diverge(
-                f"the state {text[:200]}", f"a state that fits {self.agent.state.__name__}: {error}"
-            )
+            self.diverge(f"the state {text[:200]}", f"a state that fits {self.agent.state.__name__}: {error}")
         if self.state is not None and type(self.state) is type(fresh):
             for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
                 object.__setattr__(self.state, slot, getattr(fresh, slot))

@@ -24,6 +24,8 @@ class Kind(StrEnum):
 
     SEND = "send"
     ASK = "ask"
+    APPROVE = "approve"
+    GATE = "gate"
     SETTLE = "settle"
     SPAWN = "spawn"
     EMIT = "emit"
@@ -37,7 +39,9 @@ class Kind(StrEnum):
 
 
 DELIVERED = frozenset({Kind.TIMER, Kind.STEP, Kind.RECEIVE, Kind.REPLY, Kind.CHILD, Kind.CANCEL})
-DONE = frozenset({Kind.SEND, Kind.ASK, Kind.SETTLE, Kind.SPAWN, Kind.EMIT, Kind.SCHEDULE})
+DONE = frozenset(
+    {Kind.SEND, Kind.ASK, Kind.APPROVE, Kind.GATE, Kind.SETTLE, Kind.SPAWN, Kind.EMIT, Kind.SCHEDULE}
+)
 MARKS = frozenset({Kind.ATTEMPT, Kind.STARTED, Kind.PATCH, Kind.STATE, Kind.FAILED})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -25,6 +26,11 @@ class Surroundings(Protocol):
     def check_contact(self, contact: str, via: str | None) -> str:
         """The channel on which the contact is reached first. Raises NotFound if there is no such contact, or it has
         no address on `via`."""
+        ...
+
+    def check_people(self, names: Sequence[str], via: str | None, action: str | None) -> None:
+        """Raises NotFound if one of these contacts or groups is not there or cannot be reached (through `via`), and
+        NotPossible if, by the settings, none of them may approve the function `action`."""
         ...
 
     def check_agent(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What is due, and when the next thing will be: over sessions, deliveries and schedules, in one statement."""
+"""What is due, and when the next thing will be: over sessions, deliveries, schedules and requests, in one statement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.schema import Instant, deliveries, schedules, sessions
+from wakeloop.store.schema import Instant, deliveries, requests, schedules, sessions
 
 _NOW = sa.bindparam("now", type_=Instant())
 
@@ -18,15 +18,10 @@ def _first(table: sa.Table, condition: sa.ColumnElement[bool], name: str) -> sa.
     return chosen.scalar_subquery().label(name)
 
 
+_TABLES = (sessions, deliveries, schedules, requests)
 _LOOK = sa.select(
-    *(
-        _first(table, table.c.due_at.is_not(None), f"first_{table.name}")
-        for table in (sessions, deliveries, schedules)
-    ),
-    *(
-        _first(table, table.c.due_at > _NOW, f"next_{table.name}")
-        for table in (sessions, deliveries, schedules)
-    ),
+    *(_first(table, table.c.due_at.is_not(None), f"first_{table.name}") for table in _TABLES),
+    *(_first(table, table.c.due_at > _NOW, f"next_{table.name}") for table in _TABLES),
 )
 
 
@@ -37,19 +32,22 @@ class Due:
     sessions: bool
     deliveries: bool
     schedules: bool
+    requests: bool
     next: datetime | None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.sessions or self.deliveries or self.schedules)
+        return not (self.sessions or self.deliveries or self.schedules or self.requests)
 
 
 def look(connection: Connection, *, now: datetime) -> Due:
     """What is due at `now`. Takes nothing and locks nothing: what is due is still to be claimed."""
-    first_session, first_delivery, first_schedule, *later = connection.execute(_LOOK, {"now": now}).one()
+    first = connection.execute(_LOOK, {"now": now}).one()
+    (session, delivery, schedule, request), later = first[:4], first[4:]
     return Due(
-        sessions=first_session is not None and first_session <= now,
-        deliveries=first_delivery is not None and first_delivery <= now,
-        schedules=first_schedule is not None and first_schedule <= now,
+        sessions=session is not None and session <= now,
+        deliveries=delivery is not None and delivery <= now,
+        schedules=schedule is not None and schedule <= now,
+        requests=request is not None and request <= now,
         next=min((due for due in later if due is not None), default=None),
     )

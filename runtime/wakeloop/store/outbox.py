@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -110,6 +110,20 @@ _UPDATE_STATUS = (
         status=sa.bindparam("new_status"), error=sa.bindparam("new_error"), updated_at=_NOW, due_at=None, owner=None
     )
 )  # fmt: skip
+_MESSAGE_OF: Any = (
+    sa.select(messages.c.id, messages.c.session_id, messages.c.request_id)
+    .join(deliveries, deliveries.c.message_id == messages.c.id)
+    .where(_OF_PROVIDER)
+)
+_LAST_MESSAGE: Any = (
+    sa.select(messages.c.id, messages.c.request_id)
+    .where(
+        messages.c.contact == sa.bindparam("person"), messages.c.channel == sa.bindparam("of_channel"),
+        messages.c.inbound.is_(False),
+    )
+    .order_by(messages.c.id.desc())
+    .limit(sa.literal_column("1"))
+)  # fmt: skip
 _IS_RECORDED = sa.select(deliveries.c.id).where(_OF_PROVIDER)
 _PROVIDER_IDS = (
     sa.select(deliveries.c.provider_id)
@@ -133,32 +147,22 @@ _OPT_IN = sa.delete(opt_outs).where(_OF_ADDRESS)
 _OPT_OUT = Insert(opt_outs, ("channel", "address", "at"), new=("channel", "address"))
 
 
-def put(
-    connection: Connection, session_id: int | None, new: Sequence[NewMessage], codes: Mapping[UUID, str | None], *,
-    now: datetime,
-) -> None:  # fmt: skip
+def put(connection: Connection, session_id: int | None, new: Sequence[NewMessage], *, now: datetime) -> None:
     """Record messages of one session, or of none, to be sent: see `put_all`."""
-    put_all(connection, [(session_id, one) for one in new], codes, now=now)
+    put_all(connection, [(session_id, one) for one in new], now=now)
 
 
-def put_all(
-    connection: Connection, new: Sequence[tuple[int | None, NewMessage]], codes: Mapping[UUID, str | None], *,
-    now: datetime,
-) -> None:  # fmt: skip
-    """Record messages of sessions to be sent, each with its first delivery, due now.
-
-    A question whose request has to be told apart from others carries its code."""
-    said = []
-    for session_id, one in new:
-        code = codes.get(one.request_id) if one.request_id is not None else None
-        said.append(
-            {
-                "id": one.id, "session_id": session_id, "run_id": one.run_id, "request_id": one.request_id,
-                "inbound": False, "contact": one.contact, "channel": one.channel, "via": one.via,
-                "subject": one.subject, "at": now, "urgent": one.urgent, "interactive": one.interactive,
-                "text": f"{one.text}\n(Reply {code} and your answer.)" if code else one.text,
-            }
-        )  # fmt: skip
+def put_all(connection: Connection, new: Sequence[tuple[int | None, NewMessage]], *, now: datetime) -> None:
+    """Record messages of sessions to be sent, each with its first delivery, due now."""
+    said = [
+        {
+            "id": one.id, "session_id": session_id, "run_id": one.run_id, "request_id": one.request_id,
+            "inbound": False, "contact": one.contact, "channel": one.channel, "via": one.via,
+            "subject": one.subject, "text": one.text, "at": now, "urgent": one.urgent,
+            "interactive": one.interactive,
+        }
+        for session_id, one in new
+    ]  # fmt: skip
     _INSERT_MESSAGES(connection, said)
     _INSERT_DELIVERIES(
         connection, [_delivery(one.id, one.id, one.contact, one.channel, one.address, now) for _, one in new]
@@ -242,6 +246,16 @@ def together_with(connection: Connection, message_id: UUID) -> list[UUID]:
     """The messages that a message leads where it was tried last, itself among them; that one alone if it leads none."""
     found = list(connection.execute(_TOGETHER_WITH, {"message": message_id}).scalars())
     return found or [message_id]
+
+
+def message_of(connection: Connection, channel: str, provider_id: str) -> sa.Row[Any] | None:
+    """The message that went out under a provider's id: its session and request."""
+    return connection.execute(_MESSAGE_OF, {"channel": channel, "provider_id": provider_id}).first()
+
+
+def last_message(connection: Connection, contact: str, channel: str) -> sa.Row[Any] | None:
+    """What a contact was last written through a channel, unless it was an answer to a message of theirs."""
+    return connection.execute(_LAST_MESSAGE, {"person": contact, "of_channel": channel}).first()
 
 
 def is_recorded(connection: Connection, channel: str, provider_id: str) -> bool:

@@ -119,6 +119,14 @@ def find_session(connection: Connection, agent: str, key: str) -> sa.Row[Any] | 
     return connection.execute(_FIND_SESSION, {"agent": agent, "key": key}).first()
 
 
+_SESSION_BY_ID = sa.select(sessions).where(sessions.c.id == _SESSION)
+
+
+def session(connection: Connection, id: int) -> sa.Row[Any]:
+    """A session that is known to be there."""
+    return connection.execute(_SESSION_BY_ID, {"session": id}).one()
+
+
 _CONVERSATION = (
     sa.select(messages).where(messages.c.session_id == _SESSION).order_by(messages.c.at, messages.c.id)
 )
@@ -221,8 +229,8 @@ def unrouted(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
 def _list_requests(open_only: bool, status: bool, run: bool, limit: bool) -> sa.Select[Any]:
     statement = (
         sa.select(*requests.columns, sessions.c.agent, sessions.c.key)
-        .join(sessions, sessions.c.id == requests.c.session_id)
-        .order_by(requests.c.created_at, requests.c.id)
+        .outerjoin(sessions, sessions.c.id == requests.c.session_id)
+        .order_by(requests.c.id)
     )
     if open_only:
         statement = statement.where(sa.text("requests.status = 'open'"))
@@ -233,10 +241,22 @@ def _list_requests(open_only: bool, status: bool, run: bool, limit: bool) -> sa.
     return statement.limit(_MOST) if limit else statement
 
 
+_FIND_REQUEST: Any = (
+    sa.select(*requests.columns, sessions.c.agent, sessions.c.key)
+    .outerjoin(sessions, sessions.c.id == requests.c.session_id)
+    .where(requests.c.id == sa.bindparam("request"))
+)
+
+
+def find_request(connection: Connection, id: UUID) -> sa.Row[Any] | None:
+    """One request with its session's agent and key, if it is a run's."""
+    return connection.execute(_FIND_REQUEST, {"request": id}).first()
+
+
 def list_requests(
     connection: Connection, *, status: str | None = None, run: UUID | None = None, limit: int | None = None
 ) -> list[sa.Row[Any]]:
-    """Requests with their sessions' agents and keys, oldest first."""
+    """Requests with their sessions' agents and keys (None for a program's), oldest first."""
     open_only = status == RequestStatus.OPEN
     statement = _list_requests(open_only, status is not None, run is not None, limit is not None)
     return list(connection.execute(statement, {"status": status, "run": run, "most": limit}))

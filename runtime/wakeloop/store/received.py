@@ -43,6 +43,9 @@ _SESSION_OF_REQUEST: Any = (
     .join(requests, requests.c.session_id == sessions.c.id)
     .where(requests.c.id == sa.bindparam("request"))
 )
+_SESSION: Any = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(
+    sessions.c.id == sa.bindparam("session")
+)
 _MESSAGE = sa.select(messages).where(messages.c.id == sa.bindparam("message"))
 
 
@@ -83,6 +86,11 @@ def waiting_for(connection: Connection, contact: str) -> list[sa.Row[Any]]:
 def session_of_request(connection: Connection, request_id: UUID) -> sa.Row[Any] | None:
     """The session that asked."""
     return connection.execute(_SESSION_OF_REQUEST, {"request": request_id}).first()
+
+
+def session(connection: Connection, id: int) -> sa.Row[Any] | None:
+    """A session's agent and key."""
+    return connection.execute(_SESSION, {"session": id}).first()
 
 
 def message(connection: Connection, id: UUID) -> sa.Row[Any] | None:

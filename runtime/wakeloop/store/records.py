@@ -117,24 +117,29 @@ class NewMessage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRequest:
-    """A question to record. Its code is chosen by the store, free among the contact's open requests."""
+    """A request to record. spec: what is asked of whom (`wakeloop.asking.RequestSpec` as JSON). maker, state, callback:
+    of a program outside, who it is, what it gets back as it was, and where it is told of the end."""
 
     id: UUID
-    run_id: UUID
-    contact: str
-    text: str
-    options: str | None
-    expires_at: datetime | None
+    kind: str
+    spec: str
+    run_id: UUID | None = None
+    expires_at: datetime | None = None
+    action: str | None = None
+    args: str | None = None
+    digest: str | None = None
+    maker: str | None = None
+    state: str | None = None
+    callback: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
-    """A request to close, if it is still open."""
+    """A request to end, if it is still open. outcome: `wakeloop.asking.Settled` as JSON."""
 
     id: UUID
     status: str
-    answer: str | None = None
-    by: str | None = None
+    outcome: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

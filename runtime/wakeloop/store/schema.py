@@ -264,35 +264,118 @@ received = Table(
 )
 
 OPEN_REQUEST = text("status = 'open'")
+DUE_REQUEST = text("due_at IS NOT NULL")
 
 requests = Table(
     "requests",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("session_id", Serial, nullable=False),
-    Column("run_id", Id, nullable=False),
+    # Of a run, or of a program outside (both None).
+    Column("session_id", Serial),
+    Column("run_id", Id),
     Column("kind", Text, nullable=False),
-    Column("contact", Text, nullable=False),
-    Column("code", Text, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("options", Text),
     Column("status", Text, nullable=False),
+    # What is asked of whom, and on what timetable: a RequestSpec as JSON. `args`: an approval's arguments as they are
+    # now, after edits; `digest` names the call that an approval would cover.
+    Column("spec", Text, nullable=False),
+    Column("action", Text),
+    Column("args", Text),
+    Column("digest", Text),
     Column("created_at", Instant, nullable=False),
     Column("expires_at", Instant),
+    # When the desk must look at it: to ask, remind, escalate, let it expire, or tell of its end. `asked_at` is when
+    # it was first asked, which the timetable counts from; `reminders` and `escalations` are how many went out.
+    Column("due_at", Instant),
+    Column("asked_at", Instant),
+    Column("reminders", Integer, nullable=False, server_default="0"),
+    Column("escalations", Integer, nullable=False, server_default="0"),
     Column("settled_at", Instant),
-    Column("answer", Text),
-    Column("by", Text),
-    # Two open requests of a person never have one code; where this is their only one, the code need not be said.
-    Index(
-        "ix_requests_open",
-        "contact",
-        "code",
-        unique=True,
-        postgresql_where=OPEN_REQUEST,
-        sqlite_where=OPEN_REQUEST,
-    ),
+    Column("outcome", Text),
+    # Of a program's request: who made it, what is given back to it as it was, and where its end is told.
+    Column("maker", Text),
+    Column("state", Text),
+    Column("callback", Text),
+    Index("ix_requests_open", "id", postgresql_where=OPEN_REQUEST, sqlite_where=OPEN_REQUEST),
+    Index("ix_requests_due_at", "due_at", postgresql_where=DUE_REQUEST, sqlite_where=DUE_REQUEST),
     Index("ix_requests_run_id", "run_id"),
-    Index("ix_requests_contact", "contact", "id"),
+)
+
+OPEN_RECIPIENT = text("recipients.open")
+_OPEN = text("open")
+
+recipients = Table(
+    "recipients",
+    metadata,
+    Column("request_id", Id, ForeignKey("requests.id"), primary_key=True),
+    Column("contact", Text, primary_key=True),
+    Column("code", Text, nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("via", Text),
+    Column("added_at", Instant, nullable=False),
+    # Whether they were told the code; what they answered so far in a dialogue (JSON); the digest that they approved.
+    Column("code_told", Boolean, nullable=False),
+    Column("draft", Text),
+    Column("vote", Text),
+    Column("unreachable", Boolean, nullable=False, server_default=text("false")),
+    # Two open requests of a person never have one code; where this is their only one, the code need not be said.
+    Index("ix_recipients_open", "contact", "code", unique=True, postgresql_where=_OPEN, sqlite_where=_OPEN),
+    Index("ix_recipients_contact", "contact", "request_id"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("request_id", Id, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("contact", Text),
+    Column("act", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("channel", Text),
+    Column("auth", Text),
+    Column("digest", Text),
+    Column("comment", Text),
+    Index("ix_audit_request_id", "request_id", "id"),
+)
+
+ACTIVE_GRANT = text("revoked_at IS NULL")
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("contact", Text, nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("request_id", Id, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
+    Column("revoked_by", Text),
+    Index("ix_grants_active", "action", "origin", postgresql_where=ACTIVE_GRANT, sqlite_where=ACTIVE_GRANT),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("revoked_at", Instant),
+    UniqueConstraint("name"),
+    UniqueConstraint("hash"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
 )
 
 receivers = Table(

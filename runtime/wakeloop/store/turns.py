@@ -12,6 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from wakeloop.asking import Settled
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import PARKED_RUN, RequestStatus, RunStatus
 from wakeloop.store import inbox as arrivals
@@ -219,17 +220,15 @@ def _write(
         connection.execute(_CONSUME, {"ids": consumed, "now": now})
     _RETARGET(connection, [{"id": id, "target": run} for one in commits for id, run in one.retargeted])
     _write_receivers(connection, commits)
-    # What is settled makes room for what is asked: a question alone on its person's phone needs no code.
-    new = {request.id for one in commits for request in one.requests}
     settlements = [settlement for one in commits for settlement in one.settlements]
-    requests.settle(connection, [one for one in settlements if one.id not in new], now=now)
     asked = [(one.session.id, request) for one in commits for request in one.requests]
-    codes = requests.open_requests(connection, asked, now=now)
+    requests.open_requests(connection, asked, now=now)
     said = [(one.session.id, message) for one in commits for message in one.messages]
-    outbox.put_all(connection, said, codes, now=now)
-    requests.settle(connection, [one for one in settlements if one.id in new], now=now)
+    outbox.put_all(connection, said, now=now)
+    requests.settle(connection, settlements, now=now)
     closed = [run_id for one in commits for run_id in one.closed_runs]
-    requests.settle_of_runs(connection, closed, str(RequestStatus.CANCELLED), now=now)
+    ended = Settled(status=RequestStatus.CANCELLED, at=now, reason="the run has ended")
+    requests.settle_of_runs(connection, closed, RequestStatus.CANCELLED, ended.model_dump_json(), now=now)
     _write_wakeups(connection, commits)
     arrived = arrivals.post(connection, [post for one in commits for post in one.posts], known, now=now)
     spawned = [run for one in commits for run in one.spawned]

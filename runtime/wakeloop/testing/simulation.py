@@ -14,27 +14,32 @@ from uuid import UUID
 from wakeloop import crashpoints
 from wakeloop.agent import Agent
 from wakeloop.clock import VirtualClock
+from wakeloop.decisions import Actor, Attempt, Decisions, Grant
+from wakeloop.desk import Desk
 from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.events import Signal
 from wakeloop.executor import Executor
 from wakeloop.intake import Intake
+from wakeloop.links import Links
 from wakeloop.open_run import StepJob
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
 from wakeloop.pacing import Pace, joined
 from wakeloop.people import Contact, People
 from wakeloop.registry import Registry
+from wakeloop.requests import Requests
+from wakeloop.routing import Routing
 from wakeloop.step_runner import Done, Key, call_step
 from wakeloop.store import queries
 from wakeloop.store.database import Database
 from wakeloop.testing.channels import FakeChannel
 from wakeloop.timers import Timers
 from wakeloop.views import (
+    AuditLine,
     RequestView,
     RunView,
     SessionView,
     message_view,
-    request_view,
     run_view,
     state_view,
     wakeup_view,
@@ -110,13 +115,16 @@ class Simulation:
             database=self._database, world=self._world, steps=self._steps, lease_seconds=15, chance=self._chance,
             retry_seconds=0,
         )  # fmt: skip
-        self._outbox = Outbox(
-            database=self._database, world=self._world, channels=self.channels, pace=self._pace
-        )
-        self._timers = Timers(database=self._database, world=self._world)
+        links = Links(keys=lambda: ["simulation"], base_url=None, now=self._clock.now)
+        desk = Desk(world=self._world, links=links)
+        decisions = Decisions(world=self._world, desk=desk, links=links)
+        self._outbox = Outbox(database=self._database, world=self._world, desk=desk, channels=self.channels, pace=self._pace)
+        self._timers = Timers(database=self._database, world=self._world, desk=desk)
         self._intake = Intake(
-            database=self._database, world=self._world, outbox=self._outbox, channels=self.channels
-        )
+            database=self._database, world=self._world, outbox=self._outbox, channels=self.channels,
+            routing=Routing(world=self._world, decisions=decisions, links=links),
+        )  # fmt: skip
+        self._requests = Requests(database=self._database, world=self._world, desk=desk, decisions=decisions)
         self._operations = Operations(database=self._database, world=self._world, intake=self._intake)
         self._timers.sync_schedules()
         self._timers.recover()
@@ -297,8 +305,46 @@ class Simulation:
 
     def requests(self, status: str | None = "open") -> list[RequestView]:
         """What is asked of people, oldest first; `status=None` for all of them."""
-        with self._database.read() as connection:
-            return [request_view(row) for row in queries.list_requests(connection, status=status)]
+        return self._requests.find(status=status, limit=ROUNDS_PER_MOMENT)
+
+    def approve(
+        self, request: RequestView | str, by: str | None = None, *, comment: str = "",
+        args: Mapping[str, Any] | None = None, grant: Grant | None = None,
+    ) -> str:  # fmt: skip
+        """Approve a request as a contact who was asked: `by`, else the first of them. args: with these arguments
+        instead. grant: all calls like it, too. What became of it, in words; a word that does not count raises nothing,
+        as with real people. Raises Unreadable for arguments that do not fit."""
+        id, actor = self._actor(request, by)
+        return self._decided(
+            lambda: self._requests.approve(id, actor, comment=comment, args=args, grant=grant)
+        )
+
+    def deny(
+        self,
+        request: RequestView | str,
+        comment: str = "",
+        by: str | None = None,
+        *,
+        option: str | None = None,
+    ) -> str:
+        """Deny a request as a contact who was asked: see `approve`."""
+        id, actor = self._actor(request, by)
+        return self._decided(lambda: self._requests.deny(id, actor, comment=comment, option=option))
+
+    def audit(self, request: RequestView | str) -> list[AuditLine]:
+        """Every attempt to decide a request, oldest first."""
+        return self._requests.audit(_request_id(request))
+
+    def _actor(self, request: RequestView | str, by: str | None) -> tuple[UUID, Actor]:
+        id = _request_id(request)
+        asked = self._requests.get(id).asked
+        person = by if by is not None or not asked else asked[0]
+        return id, Actor(contact=person, channel="simulation", auth="simulation")
+
+    def _decided(self, act: Callable[[], Attempt]) -> str:
+        attempt: Attempt = self._survive(act)
+        self._work()
+        return attempt.words
 
     def _view(self, row: Any) -> RunView:
         known = row.agent in self._world.registry.names
@@ -387,6 +433,10 @@ async def _gather(jobs: list[StepJob]) -> list[tuple[Any, BaseException | None]]
             f"after {STEP_SECONDS} real seconds these steps still run: {names}; replace what they wait for"
         )
     return [task.result() for task in tasks]
+
+
+def _request_id(request: RequestView | str) -> UUID:
+    return UUID(request.id if isinstance(request, RequestView) else request)
 
 
 def _is_at(wanted: str, point: str) -> bool:

@@ -1,0 +1,432 @@
+"""Takes in what people decide: each attempt is judged under the request's lock, and goes on record whatever it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+from sqlalchemy.engine import Connection
+
+from wakeloop import asking, calls
+from wakeloop.answers import Unreadable
+from wakeloop.asking import RequestSpec, Settled
+from wakeloop.desk import Desk
+from wakeloop.errors import NotFound
+from wakeloop.form_dialogue import PENDING, Draft, advance, prompt
+from wakeloop.forms import Form, check, read_text
+from wakeloop.granting import limits_for
+from wakeloop.links import Links
+from wakeloop.status import RequestStatus
+from wakeloop.store import audit, grants
+from wakeloop.store import requests as store
+from wakeloop.verdicts import Verdict, read_verdict
+from wakeloop.world import World
+
+TRIES = 3
+"""So many replies that cannot be read are asked again with the reason alone; then a link to the form goes with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actor:
+    """Who acts on a request. contact: whom they are taken for. channel: how it came. auth: how that is known, such as
+    "provider's signature", "signed link" or "token backoffice"."""
+
+    contact: str | None
+    channel: str
+    auth: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    """Approve all calls like this one for so many seconds; `limits` by argument: see `wakeloop.granting.limits_for`."""
+
+    seconds: float
+    limits: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What became of an attempt. accepted: whether it counted. status: how the request stands now. words: what happened,
+    for logs and pages. say: what the person is to be told who made it by text, if anything."""
+
+    accepted: bool
+    status: RequestStatus
+    words: str
+    say: str | None = None
+
+
+class Decisions:
+    """Judges attempts to decide. Everything here is done in the caller's transaction.
+
+    An attempt counts if the request is open and its time has not run out, and if it comes from a contact who was asked
+    and may decide. The first settlement wins. Every attempt is appended to the audit record with who made it, how they
+    were known, when, and the digest of the call that they saw. A request that is not there raises NotFound.
+    """
+
+    def __init__(self, *, world: World, desk: Desk, links: Links) -> None:
+        self._world = world
+        self._desk = desk
+        self._links = links
+
+    # ------------------------------------------------------------------ by text
+
+    def reply(self, connection: Connection, id: UUID, actor: Actor, text: str, *, now: datetime) -> Attempt:
+        """Take what somebody wrote as their answer or verdict, if it is one."""
+        opened = self._open(connection, id, actor, "reply", now, comment=text)
+        if isinstance(opened, Attempt):
+            return opened
+        if opened.spec.is_approval:
+            return self._read_verdict(connection, opened, actor, text, now)
+        return self._read_answer(connection, opened, actor, text, now)
+
+    def _read_verdict(
+        self, connection: Connection, opened: _Opened, actor: Actor, text: str, now: datetime
+    ) -> Attempt:
+        spec = opened.spec
+        reading = read_verdict(text)
+        option = _option_in(text, spec.options)
+        if option is not None and reading.verdict is not Verdict.YES:
+            return self._deny(connection, opened, actor, "", option, now)
+        if reading.verdict is Verdict.YES:
+            return self._approve(connection, opened, actor, reading.comment, None, None, now)
+        if reading.verdict is Verdict.NO:
+            named = _option_in(reading.comment, spec.options, by_number=True)
+            comment = "" if named is not None else reading.comment
+            return self._deny(connection, opened, actor, comment, named, now)
+        self._note(connection, opened, actor, "comment", "not a plain verdict", now, comment=text)
+        code = opened.person.code if self._has_others(connection, opened) else None
+        return Attempt(
+            accepted=False, status=RequestStatus.OPEN, words=f"a comment on request {opened.row.id}",
+            say=asking.plain_text(spec, code),
+        )  # fmt: skip
+
+    def _read_answer(
+        self, connection: Connection, opened: _Opened, actor: Actor, text: str, now: datetime
+    ) -> Attempt:
+        form = opened.spec.answer_form
+        draft = Draft.load(opened.person.draft) if opened.person.draft else Draft()
+        is_begun = bool(draft.values)
+        try:
+            if form.is_flat:
+                draft, value = advance(form, draft, text)
+                if value is PENDING:
+                    store.set_draft(connection, opened.row.id, opened.person.contact, draft.dump())
+                    self._note(connection, opened, actor, "reply", "part of the answer", now)
+                    return Attempt(
+                        accepted=True, status=RequestStatus.OPEN,
+                        words=f"a part of the answer to request {opened.row.id}", say=self._with_code(connection, opened, prompt(form, draft)),
+                    )  # fmt: skip
+            else:
+                value = read_text(text, form)
+        except Unreadable as reason:
+            return self._ask_again(connection, opened, actor, form, draft, str(reason), text, now)
+        words = _in_words(value) if is_begun else text
+        return self._answer(connection, opened, actor, words, value, now)
+
+    def _ask_again(
+        self, connection: Connection, opened: _Opened, actor: Actor, form: Form, draft: Draft,
+        reason: str, text: str, now: datetime,
+    ) -> Attempt:  # fmt: skip
+        draft = draft.tried_again()
+        store.set_draft(connection, opened.row.id, opened.person.contact, draft.dump())
+        self._note(connection, opened, actor, "reply", "could not be read", now, comment=text)
+        link = self._links.page(opened.person.contact, opened.row.id) if draft.tries > TRIES else None
+        say = asking.again_text(opened.spec, reason, link)
+        if form.is_flat:
+            say = f"{say}\n{prompt(form, draft)}"
+        return Attempt(
+            accepted=False, status=RequestStatus.OPEN,
+            words=f"a reply to request {opened.row.id} that could not be read",
+            say=self._with_code(connection, opened, say),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ by form, button or program
+
+    def answer(
+        self, connection: Connection, id: UUID, actor: Actor, *, value: Any, text: str | None = None, now: datetime
+    ) -> Attempt:  # fmt: skip
+        """Take a question's answer as a JSON value. Raises Unreadable if it is not what was asked for."""
+        opened = self._open(connection, id, actor, "answer", now, comment=text)
+        if isinstance(opened, Attempt):
+            return opened
+        if opened.spec.is_approval:
+            raise Unreadable("this is an approval: approve or deny it")
+        value = check(value, opened.spec.answer_form)
+        words = text if text is not None else value if isinstance(value, str) else to_json(value).decode()
+        return self._answer(connection, opened, actor, words, value, now)
+
+    def approve(
+        self, connection: Connection, id: UUID, actor: Actor, *, now: datetime, comment: str = "",
+        args: Mapping[str, Any] | None = None, grant: Grant | None = None, digest: str | None = None,
+    ) -> Attempt:  # fmt: skip
+        """Approve a call. args: its arguments as the person changed them, if they may. grant: approve those like it,
+        too. digest: of the arguments that they saw; if others apply by now, it does not count.
+
+        Raises Unreadable if the arguments are not what the function takes, or the grant makes no sense."""
+        opened = self._open(connection, id, actor, "approve", now, comment=comment, digest=digest)
+        if isinstance(opened, Attempt):
+            return opened
+        if not opened.spec.is_approval:
+            raise Unreadable("this is a question: answer it")
+        if digest is not None and digest != opened.row.digest:
+            self._note(connection, opened, actor, "approve", "refused: changed meanwhile", now, digest=digest)
+            words = "refused: the arguments have changed since they were seen"
+            return Attempt(accepted=False, status=RequestStatus.OPEN, words=words, say=words)
+        return self._approve(connection, opened, actor, comment, args, grant, now)
+
+    def deny(
+        self, connection: Connection, id: UUID, actor: Actor, *, now: datetime, comment: str = "",
+        option: str | None = None,
+    ) -> Attempt:  # fmt: skip
+        """Deny a call, with a comment and one of the options for it. Raises Unreadable for another option."""
+        opened = self._open(connection, id, actor, "deny", now, comment=comment)
+        if isinstance(opened, Attempt):
+            return opened
+        if not opened.spec.is_approval:
+            raise Unreadable("this is a question: answer it")
+        if option is not None and option not in opened.spec.options:
+            raise Unreadable("the reason is one of: " + asking.numbered(opened.spec.options))
+        return self._deny(connection, opened, actor, comment, option, now)
+
+    def comment(self, connection: Connection, id: UUID, actor: Actor, text: str, *, now: datetime) -> Attempt:
+        """Put a remark on record."""
+        opened = self._open(connection, id, actor, "comment", now, comment=text)
+        if isinstance(opened, Attempt):
+            return opened
+        self._note(connection, opened, actor, "comment", "noted", now, comment=text)
+        return Attempt(accepted=True, status=RequestStatus.OPEN, words="noted")
+
+    def cancel(
+        self, connection: Connection, id: UUID, actor: Actor, *, now: datetime, reason: str = ""
+    ) -> Attempt:  # fmt: skip
+        """End a request undecided, by whoever made it or an operator: those who were asked are told."""
+        row = store.lock(connection, id)
+        if row is None:
+            raise _unknown(id)
+        if row.status != RequestStatus.OPEN:
+            return self._late(connection, row, actor, "cancel", now)
+        audit.append(
+            connection, id, at=now, act="cancel", result="counted", contact=actor.contact, channel=actor.channel,
+            auth=actor.auth, comment=reason or None,
+        )  # fmt: skip
+        settled = Settled(
+            status=RequestStatus.CANCELLED, at=now, by=actor.contact, reason=reason or "cancelled"
+        )
+        self._desk.end(connection, row, RequestSpec.model_validate_json(row.spec), settled, now=now)
+        return Attempt(accepted=True, status=RequestStatus.CANCELLED, words="cancelled")
+
+    # ------------------------------------------------------------------ what counts
+
+    def _open(
+        self, connection: Connection, id: UUID, actor: Actor, act: str, now: datetime, *,
+        comment: str | None = None, digest: str | None = None,
+    ) -> _Opened | Attempt:  # fmt: skip
+        """The request under its lock, if this actor may decide it now; else what is said instead, on record."""
+        row = store.lock(connection, id)
+        if row is None:
+            raise _unknown(id)
+        spec = RequestSpec.model_validate_json(row.spec)
+        if row.status == RequestStatus.OPEN and row.expires_at is not None and row.expires_at <= now:
+            self._desk.expire(connection, row, spec, now)
+            row = store.find(connection, id)
+            assert row is not None
+        person = None
+        if actor.contact is not None:
+            person = store.one_of_contact(connection, actor.contact, id)
+        if person is None or not self._desk.allowed(spec, [person.contact]):
+            audit.append(
+                connection, id, at=now, act=act, result="refused: not asked", contact=actor.contact,
+                channel=actor.channel, auth=actor.auth, digest=digest, comment=comment,
+            )  # fmt: skip
+            words = f"refused: {actor.contact or 'nobody known'} may not decide request {id}"
+            return Attempt(accepted=False, status=RequestStatus(row.status), words=words)
+        if row.status != RequestStatus.OPEN:
+            return self._late(connection, row, actor, act, now, comment=comment, digest=digest)
+        return _Opened(row=row, spec=spec, person=person)
+
+    def _late(
+        self, connection: Connection, row: Any, actor: Actor, act: str, now: datetime, *,
+        comment: str | None = None, digest: str | None = None,
+    ) -> Attempt:  # fmt: skip
+        audit.append(
+            connection, row.id, at=now, act=act, result=f"late: {row.status}", contact=actor.contact,
+            channel=actor.channel, auth=actor.auth, digest=digest, comment=comment,
+        )  # fmt: skip
+        settled = Settled.model_validate_json(row.outcome) if row.outcome else None
+        name = self._desk.name(settled.by) if settled is not None and settled.by != actor.contact else None
+        if settled is not None and settled.by is not None and settled.by == actor.contact:
+            name = "you"
+        spec = RequestSpec.model_validate_json(row.spec)
+        return Attempt(
+            accepted=False, status=RequestStatus(row.status), words=f"too late for request {row.id} ({row.status})",
+            say=asking.late_text(spec, row.status, name),
+        )  # fmt: skip
+
+    def _answer(
+        self, connection: Connection, opened: _Opened, actor: Actor, text: str, value: Any, now: datetime
+    ) -> Attempt:
+        self._note(connection, opened, actor, "answer", "counted", now, comment=text)
+        settled = Settled(
+            status=RequestStatus.ANSWERED,
+            text=text,
+            value=value,
+            by=actor.contact,
+            channel=actor.channel,
+            at=now,
+        )
+        self._desk.end(connection, opened.row, opened.spec, settled, now=now)
+        return Attempt(
+            accepted=True, status=RequestStatus.ANSWERED, words=f"the answer to request {opened.row.id}"
+        )
+
+    def _approve(
+        self, connection: Connection, opened: _Opened, actor: Actor, comment: str, args: Mapping[str, Any] | None,
+        grant: Grant | None, now: datetime,
+    ) -> Attempt:  # fmt: skip
+        row, spec = opened.row, opened.spec
+        arguments, digest = from_json(row.args or "{}"), row.digest
+        edited = False
+        if args is not None and dict(args) != arguments:
+            arguments = self._edited(opened, args)
+            digest, edited = calls.digest(spec.action or "", arguments), True
+            store.set_args(connection, row.id, to_json(arguments).decode(), digest)
+            self._note(connection, opened, actor, "edit", "counted", now, digest=digest)
+        self._note(connection, opened, actor, "approve", "counted", now, comment=comment, digest=digest)
+        if grant is not None:
+            self._grant(connection, opened, actor, grant, arguments, now)
+        store.set_vote(connection, row.id, opened.person.contact, digest)
+        people = store.recipients_of(connection, row.id)
+        approvers = [person.contact for person in people if person.vote == digest]
+        if len(approvers) < spec.quorum:
+            if edited:
+                self._tell_edit(connection, opened, arguments, now)
+            left = spec.quorum - len(approvers)
+            words = f"approved by {len(approvers)} of {spec.quorum}; {left} more must approve it"
+            return Attempt(accepted=True, status=RequestStatus.OPEN, words=words, say=f"Noted: {words}.")
+        settled = Settled(
+            status=RequestStatus.APPROVED, by=actor.contact, channel=actor.channel, at=now, comment=comment,
+            args=arguments, edited=edited or self._was_edited(connection, row.id), approvers=tuple(approvers),
+            digest=digest,
+        )  # fmt: skip
+        self._desk.end(connection, row, spec, settled, now=now)
+        return Attempt(
+            accepted=True, status=RequestStatus.APPROVED, words=f"request {row.id} approved",
+            say=f"Approved: {spec.title}",
+        )  # fmt: skip
+
+    def _edited(self, opened: _Opened, args: Mapping[str, Any]) -> dict[str, Any]:
+        form = opened.spec.edit_form
+        if form is None:
+            raise Unreadable("the arguments of this call cannot be changed: approve it as it is, or deny it")
+        value = check(dict(args), form)
+        assert isinstance(value, dict)
+        return value
+
+    def _was_edited(self, connection: Connection, id: UUID) -> bool:
+        return any(line.act == "edit" for line in audit.of_request(connection, id))
+
+    def _tell_edit(
+        self, connection: Connection, opened: _Opened, arguments: dict[str, Any], now: datetime
+    ) -> None:
+        """Somebody changed the arguments, and others must approve too: ask them about the new ones."""
+        name = self._desk.name(opened.person.contact)
+        for person in store.recipients_of(connection, opened.row.id):
+            if person.contact != opened.person.contact:
+                self._desk.ask_changed(connection, opened.row, opened.spec, person, arguments, f"Changed by {name}: ", now)  # fmt: skip
+
+    def _grant(
+        self, connection: Connection, opened: _Opened, actor: Actor, grant: Grant, arguments: dict[str, Any], now: datetime
+    ) -> None:  # fmt: skip
+        if not 0 < grant.seconds <= 366 * 86400:
+            raise Unreadable("a grant is for more than nothing and at most a year")
+        try:
+            limits = limits_for(arguments, grant.limits)
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
+        id = self._world.ids.new_id()
+        grants.add(
+            connection, id, action=opened.spec.action or "", origin=self._desk.origin(connection, opened.row),
+            contact=opened.person.contact, limits=to_json(limits).decode(), request_id=opened.row.id, now=now,
+            expires_at=now + timedelta(seconds=grant.seconds),
+        )  # fmt: skip
+        self._note(connection, opened, actor, "grant", f"grant {id}", now)
+
+    def _deny(
+        self,
+        connection: Connection,
+        opened: _Opened,
+        actor: Actor,
+        comment: str,
+        option: str | None,
+        now: datetime,
+    ) -> Attempt:
+        self._note(
+            connection,
+            opened,
+            actor,
+            "deny",
+            "counted",
+            now,
+            comment=": ".join(filter(None, [option, comment])),
+        )
+        settled = Settled(
+            status=RequestStatus.DENIED, by=actor.contact, channel=actor.channel, at=now, comment=comment, option=option,
+            digest=opened.row.digest,
+        )  # fmt: skip
+        self._desk.end(connection, opened.row, opened.spec, settled, now=now)
+        return Attempt(
+            accepted=True, status=RequestStatus.DENIED, words=f"request {opened.row.id} denied",
+            say=f"Denied: {opened.spec.title}",
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ small things
+
+    def _note(
+        self, connection: Connection, opened: _Opened, actor: Actor, act: str, result: str, now: datetime, *,
+        comment: str | None = None, digest: str | None = None,
+    ) -> None:  # fmt: skip
+        audit.append(
+            connection, opened.row.id, at=now, act=act, result=result, contact=actor.contact, channel=actor.channel,
+            auth=actor.auth, digest=digest or opened.row.digest, comment=comment or None,
+        )  # fmt: skip
+
+    def _with_code(self, connection: Connection, opened: _Opened, text: str) -> str:
+        if not self._has_others(connection, opened):
+            return text
+        return f"{text}\n(Reply {opened.person.code} and your answer.)"
+
+    def _has_others(self, connection: Connection, opened: _Opened) -> bool:
+        return len(store.open_of_contact(connection, opened.person.contact)) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """An open request under its lock, and the person of those asked who acts on it."""
+
+    row: Any
+    spec: RequestSpec
+    person: Any
+
+
+def _in_words(value: Mapping[str, Any]) -> str:
+    """What somebody said in several messages: a line for each field."""
+    return "\n".join(
+        f"{name}: {part if isinstance(part, str) else to_json(part).decode()}" for name, part in value.items()
+    )
+
+
+def _option_in(text: str, options: tuple[str, ...], *, by_number: bool = False) -> str | None:
+    """The option that a text is, by its words (and by its number)."""
+    plain = text.strip().strip(".!,;:#()\"'").strip().casefold()
+    for number, option in enumerate(options, start=1):
+        if plain == option.strip().casefold() or (by_number and plain == str(number)):
+            return option
+    return None
+
+
+def _unknown(id: UUID) -> NotFound:
+    return NotFound(f"there is no request {id}")

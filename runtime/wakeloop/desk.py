@@ -1,0 +1,415 @@
+"""The desk: asks people on each request's timetable, and tells everyone concerned when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+from sqlalchemy.engine import Connection
+
+from wakeloop import asking, calls
+from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
+from wakeloop.engine.values import JSON_CODEC
+from wakeloop.errors import NotFound
+from wakeloop.form_dialogue import Draft, prompt
+from wakeloop.forms import describe
+from wakeloop.granting import covers
+from wakeloop.links import Links
+from wakeloop.logs import get_logger
+from wakeloop.status import RequestStatus
+from wakeloop.store import audit, grants, inbox, outbox, queries
+from wakeloop.store import requests as store
+from wakeloop.store.records import NewMessage, Post
+from wakeloop.world import World
+
+log = get_logger("wakeloop.desk")
+
+BATCH = 200
+TROUBLE_SECONDS = 60
+"""When a request that could not be worked on is looked at again."""
+CALLBACK_CHANNEL = "callback"
+"""The name under which the outbox knows the addresses of programs that are told of the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request as one person is asked it, for channels that show more than text, and for pages."""
+
+    id: UUID
+    contact: str
+    code: str
+    spec: RequestSpec
+    args: dict[str, Any] | None
+
+
+class Desk:
+    """What happens to requests by itself. Everything here is done in the caller's transaction.
+
+    A request that is due is asked of its first people; then come reminders, escalations and its expiry, each when the
+    timetable has it. How it ends is decided by whoever settles it first, by compare-and-set; in the same transaction
+    the run that waits for it gets to know, those who were asked are told once, and a program's callback is queued.
+    """
+
+    def __init__(self, *, world: World, links: Links) -> None:
+        self._world = world
+        self._links = links
+
+    # ------------------------------------------------------------------ what is due
+
+    def sweep(self, connection: Connection, *, now: datetime, limit: int = BATCH) -> int:
+        """Do what is due for requests that nobody else has in hand; how many there were."""
+        found = store.look_due(connection, now=now, limit=limit)
+        if not found:
+            return 0
+        sessions = {row.session_id for row in found if row.session_id is not None}
+        rows = store.lock_due(connection, {row.id for row in found}, sessions, now=now)
+        specs = {row.id: RequestSpec.model_validate_json(row.spec) for row in rows}
+        store.lock_contacts(connection, set().union(*(self._everybody(spec) for spec in specs.values())))
+        for row in rows:
+            try:
+                with connection.begin_nested():
+                    self._work(connection, row, specs[row.id], now)
+            except Exception:
+                log.exception("a request could not be worked on; it is tried again", request=str(row.id))
+                self._move(connection, row, now + timedelta(seconds=TROUBLE_SECONDS))
+        return len(rows)
+
+    def begin(self, connection: Connection, id: UUID, *, now: datetime) -> None:
+        """Ask a request that was just made, in the same transaction."""
+        row = store.lock(connection, id)
+        assert row is not None
+        spec = RequestSpec.model_validate_json(row.spec)
+        store.lock_contacts(connection, self._everybody(spec))
+        self._work(connection, row, spec, now)
+
+    def _everybody(self, spec: RequestSpec) -> set[str]:
+        """Everybody who may ever be asked."""
+        names = [*spec.to, *(step.to for step in spec.escalate if step.to is not None)]
+        found = set()
+        for name in names:
+            try:
+                found |= set(self._world.people.expand([name]))
+            except NotFound:
+                continue
+        return found
+
+    def _work(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
+        if row.status != RequestStatus.OPEN:
+            self._tell_end(connection, row, spec, Settled.model_validate_json(row.outcome), now)
+            self._move(connection, row, None)
+            return
+        progress = _progress(row)
+        while (coming := asking.next_due(spec, progress)) is not None and coming[0] <= now:
+            match coming[1]:
+                case Due.EXPIRE:
+                    self.expire(connection, row, spec, now)
+                    return
+                case Due.ASK:
+                    progress = replace(progress, asked_at=now)
+                    if self._is_granted(connection, row, spec, now):
+                        return
+                    people = self._people(spec.to)
+                    self._ask(connection, row, spec, dict.fromkeys(people, spec.via), now)
+                case Due.ESCALATE:
+                    self._escalate(connection, row, spec, spec.escalate[progress.escalations], now)
+                    progress = replace(progress, escalations=progress.escalations + 1)
+                case Due.REMIND:
+                    self._remind(connection, row, spec, now)
+                    # However late it is, one reminder is enough.
+                    progress = replace(progress, reminders=_reminders_until(spec, progress, now))
+        self._move(connection, row, coming[0] if coming else None, progress)
+        if progress.asked_at == now and not store.recipients_of(connection, row.id):
+            self._nobody(connection, row, spec, "none of them has an address here", now)
+
+    def _move(
+        self, connection: Connection, row: Any, due_at: datetime | None, progress: Progress | None = None
+    ) -> None:
+        progress = progress or _progress(row)
+        store.move(
+            connection, row.id, due_at=due_at, asked_at=progress.asked_at, reminders=progress.reminders,
+            escalations=progress.escalations,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ asking
+
+    def _people(self, names: Sequence[str]) -> list[str]:
+        found: dict[str, None] = {}
+        for name in names:
+            try:
+                found |= dict.fromkeys(self._world.people.expand([name]))
+            except NotFound as error:
+                log.error("a person who was to be asked is not known any more", error=str(error))
+        return list(found)
+
+    def _ask(
+        self,
+        connection: Connection,
+        row: Any,
+        spec: RequestSpec,
+        people: Mapping[str, str | None],
+        now: datetime,
+    ) -> None:
+        """Ask these contacts, each through one channel only or through any."""
+        allowed = self.allowed(spec, people)
+        for contact in people:
+            if contact not in allowed:
+                audit.append(connection, row.id, at=now, act="ask", result="left out: may not decide", contact=contact)  # fmt: skip
+        wanted = {contact: people[contact] for contact in allowed}
+        earlier = {
+            contact: [one for one in store.open_of_contact(connection, contact) if one.id != row.id]
+            for contact in wanted
+        }
+        alone = store.add_recipients(connection, row.id, wanted, now=now)
+        for contact, via in wanted.items():
+            told = store.one_of_contact(connection, contact, row.id)
+            assert told is not None
+            untold = [one for one in earlier[contact] if not one.code_told]
+            for one in untold:
+                store.note_told(connection, one.id, contact)
+            how = HowToReply(
+                code=None if alone[contact] else told.code,
+                earlier=[(one.code, RequestSpec.model_validate_json(one.spec).title) for one in untold],
+            )
+            text = self.text(row, spec, contact, how, args=_args(row))
+            self._write(connection, row, spec, contact, via, text, now, act="ask")
+
+    def text(
+        self, row: Any, spec: RequestSpec, contact: str, how: HowToReply, *, args: dict[str, Any] | None
+    ) -> str:
+        """A request as a text message to a contact."""
+        link = self._links.page(contact, row.id)
+        if spec.is_approval:
+            shown = calls.shown(args or {})
+            is_needed = spec.args_form is not None or any(is_short for _, _, is_short in shown)
+            how = replace(how, link=link if is_needed else None)
+            return asking.approval_text(spec, asking.argument_lines(shown), how)
+        form = spec.answer_form
+        if form.is_flat:
+            return asking.question_text(spec, prompt(form, Draft()), replace(how, link=None))
+        if len(form.fields) > 1:
+            return asking.question_text(spec, "" if link else describe(form), replace(how, link=link))
+        return asking.question_text(spec, "", replace(how, link=None))
+
+    def _remind(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
+        for person in store.recipients_of(connection, row.id):
+            if person.vote is not None and person.vote == row.digest:
+                continue  # has approved, and waits for others as we do
+            others = [one for one in store.open_of_contact(connection, person.contact) if one.id != row.id]
+            how = HowToReply(code=person.code if others else None)
+            text = "Reminder: " + self.text(row, spec, person.contact, how, args=_args(row))
+            if others:
+                store.note_told(connection, row.id, person.contact)
+            self._write(connection, row, spec, person.contact, person.via, text, now, act="remind")
+
+    def ask_changed(
+        self, connection: Connection, row: Any, spec: RequestSpec, person: Any, args: dict[str, Any], head: str,
+        now: datetime,
+    ) -> None:  # fmt: skip
+        """Ask somebody who was asked before about arguments that another has changed."""
+        others = [one for one in store.open_of_contact(connection, person.contact) if one.id != row.id]
+        how = HowToReply(code=person.code if others else None)
+        text = head + self.text(row, spec, person.contact, how, args=args)
+        self._write(connection, row, spec, person.contact, person.via, text, now, act="ask")
+
+    def _escalate(
+        self, connection: Connection, row: Any, spec: RequestSpec, step: asking.EscalationStep, now: datetime
+    ) -> None:
+        """Ask somebody else as well, or the same people through another channel."""
+        known = {person.contact: person for person in store.recipients_of(connection, row.id)}
+        people = self._people([step.to] if step.to is not None else spec.to)
+        new = {contact: step.via for contact in people if contact not in known}
+        for contact in people:
+            person = known.get(contact)
+            if person is None:
+                continue
+            store.set_via(connection, row.id, contact, step.via)
+            others = [one for one in store.open_of_contact(connection, contact) if one.id != row.id]
+            how = HowToReply(code=person.code if others else None)
+            text = self.text(row, spec, contact, how, args=_args(row))
+            self._write(connection, row, spec, contact, step.via, text, now, act="escalate")
+        if new:
+            self._ask(connection, row, spec, new, now)
+
+    def _write(
+        self, connection: Connection, row: Any, spec: RequestSpec, contact: str, via: str | None, text: str,
+        now: datetime, *, act: str,
+    ) -> None:  # fmt: skip
+        """Put a message about a request into the outbox."""
+        try:
+            channel, address = self._world.people.route(contact, via)[0]
+        except NotFound as error:
+            log.error("a person cannot be asked", contact=contact, request=str(row.id), error=str(error))
+            audit.append(connection, row.id, at=now, act=act, result="no address", contact=contact)
+            self._unreachable(connection, row, spec, contact, "no address", now)
+            return
+        audit.append(connection, row.id, at=now, act=act, result="queued", contact=contact, channel=channel)
+        message = NewMessage(
+            id=self._world.ids.new_id(), contact=contact, channel=channel, address=address, via=via,
+            subject=spec.subject, text=text, run_id=row.run_id, request_id=row.id, urgent=spec.urgent,
+        )  # fmt: skip
+        outbox.put(connection, row.session_id, [message], now=now)
+
+    def allowed(self, spec: RequestSpec, people: Sequence[str] | Mapping[str, Any]) -> list[str]:
+        """Those of these contacts who may decide: all, of a question; of an approval those whom the settings allow for
+        its function, and never the one on whose behalf it is asked."""
+        if not spec.is_approval:
+            return list(people)
+        may = self._world.people.approvers(spec.action or "")
+        return [
+            contact for contact in people if (may is None or contact in may) and contact != spec.requester
+        ]
+
+    def _is_granted(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> bool:
+        """Settle an approval that those who may give it have given in advance."""
+        if not spec.is_approval:
+            return False
+        arguments = _args(row) or {}
+        found = grants.active(
+            connection, action=spec.action or "", origin=self.origin(connection, row), now=now
+        )
+        fitting = {one.contact: one for one in found if covers(from_json(one.limits), arguments)}
+        people = self.allowed(spec, self._people(spec.to))
+        givers = [contact for contact in fitting if contact in people]
+        if len(givers) < spec.quorum:
+            return False
+        for contact in givers:
+            audit.append(
+                connection, row.id, at=now, act="approve", result="counted", contact=contact, auth=f"grant {fitting[contact].id}",
+                digest=row.digest,
+            )  # fmt: skip
+        settled = Settled(
+            status=RequestStatus.APPROVED, by=givers[-1], at=now, args=arguments, approvers=tuple(givers),
+            digest=row.digest, reason="granted in advance",
+        )  # fmt: skip
+        return self.end(connection, row, spec, settled, now=now)
+
+    def origin(self, connection: Connection, row: Any) -> str:
+        """On whose account a request was made: an agent's, or a program's."""
+        if row.session_id is None:
+            return f"program {row.maker}"
+        return f"agent {queries.session(connection, row.session_id).agent}"
+
+    # ------------------------------------------------------------------ the end
+
+    def end(
+        self, connection: Connection, row: Any, spec: RequestSpec, settled: Settled, *, now: datetime
+    ) -> bool:
+        """Settle a request if it is still open, and tell everyone concerned; whether this was what settled it."""
+        if not store.settle_told(connection, row.id, settled.status, settled.model_dump_json(), now=now):
+            return False
+        log.info("request settled", request=str(row.id), status=settled.status, by=settled.by)
+        self._tell_run(connection, row, settled, now)
+        self._tell_end(connection, row, spec, settled, now)
+        return True
+
+    def expire(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
+        """Let a request end undecided: its time has run out."""
+        audit.append(connection, row.id, at=now, act="expire", result="expired", digest=row.digest)
+        self.end(connection, row, spec, Settled(status=RequestStatus.EXPIRED, at=now), now=now)
+
+    def undeliverable(
+        self, connection: Connection, request_id: UUID, contact: str, reason: str, *, now: datetime
+    ) -> None:
+        """A message about a request reached its contact through no channel."""
+        row = store.lock(connection, request_id)
+        if row is None or row.status != RequestStatus.OPEN:
+            return
+        spec = RequestSpec.model_validate_json(row.spec)
+        audit.append(connection, row.id, at=now, act="deliver", result="undeliverable", contact=contact)
+        self._unreachable(connection, row, spec, contact, reason, now)
+
+    def _unreachable(
+        self, connection: Connection, row: Any, spec: RequestSpec, contact: str, reason: str, now: datetime
+    ) -> None:
+        store.note_unreachable(connection, row.id, contact)
+        people = store.recipients_of(connection, row.id)
+        if all(person.unreachable for person in people):
+            self._nobody(connection, row, spec, f"{contact} could be reached through none of their channels: {reason}", now)  # fmt: skip
+
+    def _nobody(
+        self, connection: Connection, row: Any, spec: RequestSpec, reason: str, now: datetime
+    ) -> None:
+        """Nobody who was asked can be reached: the next escalation comes now; if there is none, it fails loudly."""
+        fresh = store.find(connection, row.id)
+        assert fresh is not None
+        progress = _progress(fresh)
+        if progress.escalations < len(spec.escalate):
+            step = spec.escalate[progress.escalations]
+            self._move(connection, row, fresh.due_at, replace(progress, escalations=progress.escalations + 1))
+            self._escalate(connection, row, spec, step, now)
+            return
+        log.warning("undeliverable", request=str(row.id), reason=reason)
+        settled = Settled(status=RequestStatus.CANCELLED, at=now, reason=reason, undeliverable=True)
+        self.end(connection, row, spec, settled, now=now)
+
+    def _tell_run(self, connection: Connection, row: Any, settled: Settled, now: datetime) -> None:
+        if row.run_id is None:
+            return
+        session = queries.session(connection, row.session_id)
+        body = {"request": str(row.id), "value": settled.model_dump(mode="json")}
+        post = Post(
+            agent=session.agent, key=session.key, kind="reply", dedupe=f"settled:{row.id}",
+            body=JSON_CODEC.dump(body, "how a request ended"), target=row.run_id,
+        )  # fmt: skip
+        known = {(session.agent, session.key): session.id}
+        inbox.touch(connection, inbox.post(connection, [post], known, now=now), now=now)
+
+    def _tell_end(
+        self, connection: Connection, row: Any, spec: RequestSpec, settled: Settled, now: datetime
+    ) -> None:
+        """Tell those who were asked and need not answer any more, and the program that asked."""
+        if settled.status != RequestStatus.EXPIRED and not settled.undeliverable:
+            name = self.name(settled.by)
+            deciders = {settled.by, *settled.approvers}
+            for person in store.recipients_of(connection, row.id):
+                if person.contact not in deciders:
+                    text = asking.ended_text(spec, settled, name)
+                    self._write(connection, row, spec, person.contact, person.via, text, now, act="tell")
+        if row.callback is not None:
+            self._call_back(connection, row, spec, settled, now)
+
+    def _call_back(
+        self, connection: Connection, row: Any, spec: RequestSpec, settled: Settled, now: datetime
+    ) -> None:
+        facts = {
+            "type": f"request.{settled.status}",
+            "timestamp": now.isoformat(),
+            "data": {
+                "id": str(row.id), "kind": spec.kind, "action": spec.action, "state": from_json(row.state or "null"),
+                **settled.model_dump(mode="json"),
+            },
+        }  # fmt: skip
+        message = NewMessage(
+            id=self._world.ids.new_id(), contact="", channel=CALLBACK_CHANNEL, address=row.callback,
+            via=CALLBACK_CHANNEL, subject=None, text=to_json(facts).decode(), interactive=True,
+        )  # fmt: skip
+        outbox.put(connection, None, [message], now=now)
+
+    def name(self, contact: str | None) -> str | None:
+        """What people call a contact."""
+        if contact is None:
+            return None
+        try:
+            return self._world.people.get(contact).name
+        except NotFound:
+            return contact
+
+
+def _args(row: Any) -> dict[str, Any] | None:
+    return None if row.args is None else from_json(row.args)
+
+
+def _progress(row: Any) -> Progress:
+    return Progress(
+        created_at=row.created_at, expires_at=row.expires_at, asked_at=row.asked_at, reminders=row.reminders,
+        escalations=row.escalations,
+    )  # fmt: skip
+
+
+def _reminders_until(spec: RequestSpec, progress: Progress, now: datetime) -> int:
+    assert spec.remind is not None and progress.asked_at is not None
+    return max(progress.reminders + 1, int((now - progress.asked_at).total_seconds() // spec.remind))

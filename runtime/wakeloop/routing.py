@@ -1,0 +1,300 @@
+"""Where a message goes that a person sent: a reply is matched, never guessed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from sqlalchemy.engine import Connection
+
+from wakeloop.asking import RequestSpec
+from wakeloop.channel import Incoming
+from wakeloop.decisions import Actor, Attempt, Decisions
+from wakeloop.errors import NotFound
+from wakeloop.events import Attachment, Message, dump_event
+from wakeloop.links import InvalidLink, Links
+from wakeloop.store import inbox, outbox, received, verifications
+from wakeloop.store import requests as request_store
+from wakeloop.store.records import NewMessage, Post
+from wakeloop.world import World
+
+LISTED = 10
+"""So many open requests are named when somebody must say which one they mean."""
+
+_ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
+# A code stands first or last; longer ones are made when the short ones have run out.
+_FIRST = re.compile(r"^\W*((?:[A-Za-z]\d){1,6})\b[\s:,;.)\-]*(.*)$", re.DOTALL)
+_LAST = re.compile(r"^(.*?)[\s:,;.(\-]+((?:[A-Za-z]\d){1,6})\W*$", re.DOTALL)
+_PRESS = re.compile(r"([0-9a-f]{32}):(.+)", re.DOTALL)
+_ADDRESSEE = re.compile(r"^@?([A-Za-z0-9_.-]+)[:,\s]+(.+)$", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replies:
+    """What people are told when nobody takes their message; None says nothing."""
+
+    unknown_sender: str | None = None
+    unrouted: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrived:
+    """A message that is recorded and not routed yet. id: under which it stands in conversations."""
+
+    connection: Connection
+    id: UUID
+    channel: str
+    address: str
+    incoming: Incoming
+    now: datetime
+
+    @property
+    def text(self) -> str:
+        """What it says, without what no database keeps."""
+        return self.incoming.text.replace("\x00", "").encode("utf-8", "replace").decode().strip()
+
+
+class Routing:
+    """Finds where messages go, in the caller's transaction; what became of each, in words.
+
+    A reply belongs to the request whose button was pressed, whose message it answers, whose signed token it carries or
+    whose code it names; else to the only open one of its sender. If there are several, the sender is asked. What answers
+    no request goes to the session in whose thread it stands; else to the run that waits for a message of the sender,
+    else to the agent that takes such messages; if that fits several, the sender is asked. What then is left over and
+    came after a request of theirs had ended is answered with what happened to that.
+    """
+
+    def __init__(
+        self, *, world: World, decisions: Decisions, links: Links, replies: Replies = Replies()
+    ) -> None:
+        self._world = world
+        self._decisions = decisions
+        self._links = links
+        self._replies = replies
+
+    def stranger(self, message: Arrived, contacts: list[str]) -> str:
+        """A sender who is nobody's contact, or whose address several contacts share: never taken for one of them."""
+        self._keep(message, None, None)
+        if self._opt(message):
+            out = message.incoming.opt_out
+            return "an opt-out of an unknown sender" if out else "an opt-in of an unknown sender"
+        if self._verifies(message):
+            return "verified an address that several contacts share"
+        if contacts:
+            return f"an address that several contacts share: {', '.join(contacts)}"
+        if self._replies.unknown_sender is not None:
+            self._say(message, self._replies.unknown_sender, contact=message.address)
+            return "an unknown sender, answered"
+        return "an unknown sender, ignored"
+
+    def person(self, message: Arrived, contact: str) -> str:
+        """A contact: their word on a request, a message for a session that waits, or one that begins something."""
+        if self._opt(message):
+            self._keep(message, contact, None)
+            return "opted out" if message.incoming.opt_out else "opted in"
+        if message.incoming.help:
+            self._keep(message, contact, None)
+            return "asked for help; the provider answers that"
+        if self._verifies(message):
+            self._keep(message, contact, None)
+            self._say(message, "Thank you, this is confirmed.", contact=contact)
+            return "verified"
+        named = self._named(message, contact)
+        if named is not None:
+            return self._reply(message, contact, *named)
+        open_ones = request_store.open_of_contact(message.connection, contact)
+        coded = self._coded(message, contact, {row.code: row.id for row in open_ones})
+        if coded is not None:
+            return self._reply(message, contact, *coded)
+        if len(open_ones) == 1:
+            return self._reply(message, contact, open_ones[0].id, message.text)
+        if open_ones:
+            return self._ask_which(message, contact, open_ones)
+        return self._to_session(message, contact)
+
+    def _verifies(self, message: Arrived) -> bool:
+        """Whether it is the code by which an operator asked whose address this is."""
+        return verifications.take(
+            message.connection, message.channel, message.address, message.text, message.now
+        )
+
+    # ------------------------------------------------------------------ requests
+
+    def _named(self, message: Arrived, contact: str) -> tuple[UUID, str] | None:
+        """The request that a message names by what cannot be mistaken, and what it says to it."""
+        incoming = message.incoming
+        pressed = _PRESS.fullmatch(incoming.pressed or "")
+        if pressed is not None:
+            id = UUID(pressed[1])
+            if request_store.one_of_contact(message.connection, contact, id) is not None:
+                return id, pressed[2]
+        if incoming.reply_to is not None:
+            row = outbox.message_of(message.connection, message.channel, incoming.reply_to)
+            if row is not None and row.request_id is not None:
+                return row.request_id, message.text
+        if incoming.token is not None:
+            try:
+                named, id = self._links.read_reply(incoming.token)
+            except InvalidLink:
+                return None
+            if named == contact:
+                return id, message.text
+        return None
+
+    def _coded(self, message: Arrived, contact: str, by_code: dict[str, UUID]) -> tuple[UUID, str] | None:
+        """The request whose code a text names. Codes are used again: an open request comes before one that has ended."""
+        found = _codes(message.text)
+        for code, rest in found:
+            if code in by_code:
+                return by_code[code], rest
+        for code, rest in found:
+            past = request_store.latest_of_contact(message.connection, contact, code)
+            if past is not None and len(rest.split()) <= 5:
+                return past.id, rest
+        return None
+
+    def _reply(self, message: Arrived, contact: str, id: UUID, text: str) -> str:
+        session = received.session_of_request(message.connection, id)
+        self._keep(message, contact, session.id if session is not None else None, id)
+        if not text:
+            row = request_store.one_of_contact(message.connection, contact, id)
+            if row is not None and row.open:
+                title = RequestSpec.model_validate_json(row.spec).title
+                self._say(message, f"What is your answer to {row.code}: {title}", contact=contact, request=id)
+                return f"named request {id} without an answer; asked for it"
+        actor = Actor(contact=contact, channel=message.channel, auth="provider's signature, sender's address")
+        try:
+            attempt = self._decisions.reply(message.connection, id, actor, text, now=message.now)
+        except NotFound:
+            return f"names request {id}, which is not there"
+        if attempt.say is not None:
+            self._say(message, attempt.say, contact=contact, request=id)
+        return _of_session(attempt, session)
+
+    def _ask_which(self, message: Arrived, contact: str, open_ones: list[Any]) -> str:
+        self._keep(message, contact, None)
+        for row in open_ones[:LISTED]:
+            if not row.code_told:
+                request_store.note_told(message.connection, row.id, contact)
+        lines = [
+            f"{row.code}: {RequestSpec.model_validate_json(row.spec).title}" for row in open_ones[:LISTED]
+        ]
+        if len(open_ones) > LISTED:
+            lines.append(f"… and {len(open_ones) - LISTED} more")
+        head = f"{len(open_ones)} questions are open. Reply with a code and your answer:"
+        self._say(message, "\n".join([head, *lines]), contact=contact)
+        return f"could answer {len(open_ones)} questions; asked which"
+
+    # ------------------------------------------------------------------ sessions
+
+    def _to_session(self, message: Arrived, contact: str) -> str:
+        """The session that waits for this person, or the agents that take messages."""
+        connection = message.connection
+        event = self._event(message, contact, message.text)
+        candidates = self._threads(message) or self._waiting(message, contact)
+        candidates = candidates or [(agent.name, key) for agent, key in self._world.registry.takers(event)]
+        addressed = _ADDRESSEE.match(message.text)
+        if len(candidates) > 1 and addressed is not None:
+            chosen = [name for name in candidates if name[0].casefold() == addressed[1].casefold()]
+            if len(chosen) == 1:
+                candidates = chosen
+                event = self._event(message, contact, addressed[2])
+        if len(candidates) > 1:
+            self._keep(message, contact, None)
+            names = ", ".join(sorted({agent for agent, _ in candidates}))
+            self._say(message, f"Who is this for? Begin with one of these names: {names}.", contact=contact)
+            return f"could be for {names}; asked which"
+        if not candidates:
+            return self._left_over(message, contact)
+        agent, key = candidates[0]
+        known = inbox.ensure_sessions(connection, [(agent, key)], now=message.now)
+        self._keep(message, contact, known[agent, key], text=event.text)
+        post = Post(
+            agent=agent, key=key, kind="message", dedupe=f"message:{message.id}", body=dump_event(event)
+        )
+        inbox.touch(connection, inbox.post(connection, [post], known, now=message.now), now=message.now)
+        return f"message for {agent}/{key}"
+
+    def _threads(self, message: Arrived) -> list[tuple[str, str]]:
+        """The session whose message this one answers, by the provider's own word."""
+        if message.incoming.reply_to is None:
+            return []
+        row = outbox.message_of(message.connection, message.channel, message.incoming.reply_to)
+        if row is None or row.session_id is None:
+            return []
+        session = received.session(message.connection, row.session_id)
+        return [] if session is None else [(session.agent, session.key)]
+
+    def _waiting(self, message: Arrived, contact: str) -> list[tuple[str, str]]:
+        """The sessions whose runs wait for a message: for this person's if there are any, else for anyone's."""
+        found = {
+            (row.agent, row.key): row.contact for row in received.waiting_for(message.connection, contact)
+        }
+        return [name for name, wanted in found.items() if wanted is not None] or list(found)
+
+    def _left_over(self, message: Arrived, contact: str) -> str:
+        """Nobody takes it: perhaps it came too late, else it is kept and shown."""
+        last = outbox.last_message(message.connection, contact, message.channel)
+        if last is not None and last.request_id is not None:
+            row = request_store.one_of_contact(message.connection, contact, last.request_id)
+            if row is not None and not row.open:
+                return self._reply(message, contact, row.id, message.text)
+        self._keep(message, contact, None)
+        if self._replies.unrouted is not None:
+            self._say(message, self._replies.unrouted, contact=contact)
+            return "nobody takes it; answered"
+        return "nobody takes it; kept"
+
+    # ------------------------------------------------------------------ small things
+
+    def _opt(self, message: Arrived) -> bool:
+        out = message.incoming.opt_out
+        if out is None:
+            return False
+        outbox.set_opt_out(message.connection, message.channel, message.address, out, now=message.now)
+        return True
+
+    def _event(self, message: Arrived, contact: str, text: str) -> Message:
+        return Message(
+            id=str(message.id), text=text, from_=contact, channel=message.channel, at=message.now,
+            attachments=message.incoming.attachments,
+        )  # fmt: skip
+
+    def _keep(
+        self, message: Arrived, contact: str | None, session: int | None, request: UUID | None = None, *,
+        text: str | None = None,
+    ) -> None:  # fmt: skip
+        attachments = message.incoming.attachments
+        received.add_message(
+            message.connection, id=message.id, session_id=session, request_id=request, contact=contact,
+            channel=message.channel, text=message.text if text is None else text, now=message.now,
+            attachments=_ATTACHMENTS.dump_json(attachments).decode() if attachments else None,
+        )  # fmt: skip
+
+    def _say(self, message: Arrived, text: str, *, contact: str, request: UUID | None = None) -> None:
+        """Answer the sender at once, where they wrote."""
+        said = NewMessage(
+            id=self._world.ids.new_id(), contact=contact, channel=message.channel, address=message.address,
+            via=message.channel, subject=None, text=text, request_id=request, interactive=True,
+        )  # fmt: skip
+        outbox.put(message.connection, None, [said], now=message.now)
+
+
+def _of_session(attempt: Attempt, session: Any) -> str:
+    return attempt.words if session is None else f"{attempt.words} of {session.agent}/{session.key}"
+
+
+def _codes(text: str) -> list[tuple[str, str]]:
+    """The codes that a text may name, each with what it says besides: "A7 yes", "yes a7!", "A7"."""
+    found = []
+    first = _FIRST.match(text)
+    if first is not None:
+        found.append((first[1].upper(), first[2].strip()))
+    last = _LAST.match(text)
+    if last is not None:
+        found.append((last[2].upper(), last[1].strip()))
+    return found
