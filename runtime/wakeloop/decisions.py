@@ -88,15 +88,13 @@ class Decisions:
     ) -> Attempt:
         spec = opened.spec
         reading = read_verdict(text)
-        option = _option_in(text, spec.options)
-        if option is not None and reading.verdict is not Verdict.YES:
-            return self._deny(connection, opened, actor, "", option, now)
         if reading.verdict is Verdict.YES:
             return self._approve(connection, opened, actor, reading.comment, None, None, now)
+        option = _reason_in(text, spec.options)
+        if option is not None:
+            return self._deny(connection, opened, actor, "", option, now)
         if reading.verdict is Verdict.NO:
-            named = _option_in(reading.comment, spec.options, by_number=True)
-            comment = "" if named is not None else reading.comment
-            return self._deny(connection, opened, actor, comment, named, now)
+            return self._deny(connection, opened, actor, reading.comment, None, now)
         self._note(connection, opened, actor, "comment", "not a plain verdict", now, comment=text)
         code = opened.person.code if self._has_others(connection, opened) else None
         return Attempt(
@@ -419,13 +417,21 @@ def _in_words(value: Mapping[str, Any]) -> str:
     )
 
 
-def _option_in(text: str, options: tuple[str, ...], *, by_number: bool = False) -> str | None:
-    """The option that a text is, by its words (and by its number)."""
-    plain = text.strip().strip(".!,;:#()\"'").strip().casefold()
+def _reason_in(text: str, options: tuple[str, ...]) -> str | None:
+    """The reason for a no that a text names and nothing else: by its words, or after a no by its words or its number."""
+    plain = _bare(text)
     for number, option in enumerate(options, start=1):
-        if plain == option.strip().casefold() or (by_number and plain == str(number)):
+        if plain == _bare(option):
             return option
+        for ending in (_bare(option), str(number)):
+            before = plain.removesuffix(ending)
+            if before != plain and before[-1:].strip() == "" and read_verdict(before).verdict is Verdict.NO:
+                return option
     return None
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.casefold().replace(",", " ").split()).strip(".!;:#()\"' ")
 
 
 def _unknown(id: UUID) -> NotFound:

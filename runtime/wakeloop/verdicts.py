@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
-from itertools import product
 
 LONGEST_YES_CHARACTERS = 200
 
@@ -69,7 +68,7 @@ def read_verdict(text: str) -> Reading:
     Guarantees of YES: the text has at most 200 characters, every word, number and sign of it stands in the table, one
     of them is a yes, none is a no, and it has no question mark, no quotation mark, no ellipsis, no control character,
     and no comma or dash at its end, since the rest may come in a second message. So `"yes"` in quotation marks is
-    unclear, as somebody else's words may be, while brackets or asterisks around the whole are ignored.
+    unclear, since it may be somebody else's word, while brackets or asterisks around the whole are ignored.
 
     Guarantees of NO: the text begins with a known no (courtesies may precede it), and no yes and no word that turns or
     hedges comes after it. A question after it is a comment only if the no was a sentence of its own.
@@ -118,7 +117,6 @@ _TOKEN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _DROPPED = re.compile(f"[{_ZERO_WIDTH}{_APOSTROPHES}{_MODIFIERS}\u2640\u2642]")
-_LAST_RUN = re.compile(r"(.)\1+\Z")
 
 _SAME = {
     "\u3002": ".",
@@ -158,7 +156,7 @@ def _tokens(text: str, *, stretch: frozenset[str] = frozenset()) -> Iterator[_To
         if found.lastgroup != "dots" and found.group() != "\u2026":
             key = unicodedata.normalize("NFKC", _DROPPED.sub("", found.group()) or found.group()).casefold()
             key = _SAME.get(key, key)
-        if (short := _LAST_RUN.sub(r"\1", key)) in stretch and len(key) >= found.end() - found.start():
+        if (short := key.rstrip(key[-1]) + key[-1]) in stretch and len(key) >= found.end() - found.start():
             key = short
         yield _Token(key=key, start=found.start(), end=found.end())
 
@@ -166,8 +164,8 @@ def _tokens(text: str, *, stretch: frozenset[str] = frozenset()) -> Iterator[_To
 def _variants(phrase: str) -> set[_Keys]:
     """Every way to write a phrase of the table: without accents, apostrophes or the commas that it has."""
     spellings = {phrase, phrase.replace("'", " "), phrase.replace(",", "")}
-    forms = {write(form) for form, write in product(spellings, (str, _without_accents, _without_umlauts))}
-    return {tuple(token.key for token in _tokens(form)) for form in forms}
+    plain = {write(spelling) for spelling in spellings for write in (_without_accents, _without_umlauts)}
+    return {tuple(token.key for token in _tokens(form)) for form in spellings | plain}
 
 
 def _without_accents(text: str) -> str:
@@ -195,8 +193,8 @@ class Phrases:
                     raise ValueError(f"{language}.{name} is no kind of phrase; there are {', '.join(Kind)}")
                 phrases[name].update(*map(_variants, written))
         self.stretch = frozenset(keys[0] for keys in phrases[Kind.STRETCH])
-        # What is a yes only by itself, such as an unaccented "si", is not a piece of a longer one as well.
-        phrases[Kind.YES] -= phrases[Kind.YES_ALONE]
+        # Without its accent "sí" is a yes only by itself, and "si puedes" is none.
+        phrases[Kind.YES] -= phrases[Kind.YES_ALONE] | phrases[Kind.UNCLEAR]
         self._phrases = phrases
         self._longest = {kind: max(map(len, found), default=0) for kind, found in phrases.items()}
         self._check(table)
@@ -222,8 +220,16 @@ class Phrases:
         beside = {keys for kind in _BESIDE_YES for keys in self._phrases[kind]}
         for one, other, problem in (
             (yes, no, "is both a yes and a no"),
-            (yes | no, beside | self._phrases[Kind.REGRET], "is both a verdict and what may stand beside one"),
-            (yes | no, self._phrases[Kind.NOT_NO] | self._phrases[Kind.UNCLEAR], "is both a verdict and none"),
+            (
+                yes | no,
+                beside | self._phrases[Kind.REGRET],
+                "is both a verdict and what may stand beside one",
+            ),
+            (
+                yes | no,
+                self._phrases[Kind.NOT_NO] | self._phrases[Kind.UNCLEAR],
+                "is both a verdict and none",
+            ),
             (yes | no | beside, self._phrases[Kind.KEYWORD], "is a keyword of the carriers"),
         ):
             if both := one & other:
@@ -253,7 +259,10 @@ def _is_yes(tokens: Sequence[_Token]) -> bool:
     words = [key for key in keys if key not in _HARMLESS_IN_YES]
     if PHRASES.is_whole(words, Kind.YES_ALONE):
         return True
-    if any(PHRASES.match(words, at, Kind.UNCLEAR) for at in range(len(words))):
+    if any(
+        PHRASES.match(words, at, Kind.UNCLEAR) > PHRASES.match(words, at, Kind.YES)
+        for at in range(len(words))
+    ):
         return False
     # For every position the ways to read what is before it: how far the order has come, and whether a yes was in it.
     read: list[set[tuple[int, bool]]] = [{(0, False)}, *(set() for _ in keys)]
@@ -276,24 +285,33 @@ def _comment_of_no(tokens: Sequence[_Token], asks: bool) -> int | None:
     if PHRASES.is_whole([key for key in keys if key not in _OPENERS | _EMPHASIS], Kind.NO_ALONE):
         return tokens[-1].end
     at = 0
-    while not (length := PHRASES.match(keys, at, *_NO)):
+    while not (denials := sorted(PHRASES.pieces(keys, at, *_NO), reverse=True)):
         step = PHRASES.match(keys, at, *_BEFORE_NO) or int(at < len(keys) and keys[at] in _OPENERS)
         if not step:
             return None
         at += step
-    if _is_turned(tokens[at:], length):
+    # The longest that fits: "no, we don't" before "no", but not in "no, we don't need any".
+    ends = (_comment_after(tokens[at:], length, kind is Kind.NO_OPEN, asks) for length, kind in denials)
+    return next((end for end in ends if end is not None), None)
+
+
+def _comment_after(tokens: Sequence[_Token], length: int, is_open: bool, asks: bool) -> int | None:
+    """Where the comment starts after a no of this many tokens; None if what comes after it leaves it no denial."""
+    if _is_turned(tokens, length):
         return None
-    is_open = PHRASES.match(keys, at, Kind.NO_OPEN) == length
-    at += length
+    keys, at = [token.key for token in tokens], length
     is_sign, ended = not tokens[at - 1].is_word, False
     while True:
         gap = at
-        while at < len(keys) and keys[at] in _CUTS | _EMPHASIS and not PHRASES.match(keys, at, *_AFTER_ANY_NO):
+        while (
+            at < len(keys) and keys[at] in _CUTS | _EMPHASIS and not PHRASES.match(keys, at, *_AFTER_ANY_NO)
+        ):
             at += 1
         cut = _CUTS.intersection(keys[gap:at])
         ended = ended or not cut.isdisjoint(_SENTENCE_ENDS)
         # "No, please don't. We have enough": more of the same is no part of the comment.
-        more, kinds = at, _AFTER_ANY_NO + (_NO if cut or is_open else ())
+        is_apart = cut or is_sign or (at < len(keys) and not tokens[at].is_word)
+        more, kinds = at, _AFTER_ANY_NO + (_NO if is_apart else (Kind.NO_OPEN,))
         while found := PHRASES.match(keys, more, *kinds):
             more += found
         if more == len(keys):
@@ -323,7 +341,8 @@ def _is_turned(tokens: Sequence[_Token], length: int) -> bool:
     other = PHRASES.match([token.key for token in plain], 0, Kind.NOT_NO)
     if other and plain[other - 1].end > end:
         return True
-    if PHRASES.is_whole([word.key for word in words if word.start >= end], Kind.YES_ALONE):
+    rest = [word.key for word in words if word.start >= end]
+    if rest and all(PHRASES.is_whole([key], Kind.YES_ALONE) for key in rest):
         return True
     # "Do it" within "don't do it" turns nothing.
     raw, denied, denials = [token.key for token in tokens], 0, {}

@@ -36,6 +36,7 @@ from wakeloop.testing.channels import FakeChannel
 from wakeloop.timers import Timers
 from wakeloop.views import (
     AuditLine,
+    GrantView,
     RequestView,
     RunView,
     SessionView,
@@ -334,6 +335,14 @@ class Simulation:
     def audit(self, request: RequestView | str) -> list[AuditLine]:
         """Every attempt to decide a request, oldest first."""
         return self._requests.audit(_request_id(request))
+
+    def grants(self) -> list[GrantView]:
+        """Approvals in advance, newest first."""
+        return self._requests.grants()
+
+    def revoke_grant(self, id: str, by: str) -> None:
+        """Take an approval in advance back."""
+        self._requests.revoke_grant(UUID(id), by)
 
     def _actor(self, request: RequestView | str, by: str | None) -> tuple[UUID, Actor]:
         id = _request_id(request)
