@@ -17,7 +17,7 @@ import typer
 
 from wakeloop.cli import app
 from wakeloop.people import Contact
-from wakeloop.settings import PREFIX, Settings
+from wakeloop.settings import PREFIX, TABLES, Settings
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; do not edit. -->"
@@ -123,9 +123,8 @@ def settings_page() -> str:
         "| setting | default | meaning |",
         "| --- | --- | --- |",
     ]
-    tables = ("contacts", "channels")
     for name, field in Settings.model_fields.items():
-        if name not in tables:
+        if name not in TABLES:
             lines.append(f"| `{name}` | {_value(field.default)} | {_cell(field.description)} |")
     lines += ["", "## Contacts", ""]
     lines += [
@@ -141,7 +140,12 @@ def settings_page() -> str:
             lines.append(f"| `{name}` | {default} |")
     lines += [
         "",
-        "Only the addresses have an effect so far: the other keys are read and checked, and nothing goes by them yet.",
+        "What each of them does: [people](../people.md). A group cannot have the name of a contact.",
+        "",
+        "## Approvers",
+        "",
+        "`[approvers]` has for the name of a function the contacts and groups that may approve its calls:",
+        '`pay = ["cfo", "finance"]`.',
         "",
         "## Channels",
         "",
@@ -166,6 +170,10 @@ def _example() -> Iterator[str]:
         "[contacts.alice]",
         'sms = "+15555550100"',
         'tz = "America/New_York"',
+        'groups = ["finance"]',
+        "",
+        "[approvers]",
+        'pay = ["finance"]',
         "",
         "[channels.sms]",
         'account_sid = "AC00000000000000000000000000000000"',

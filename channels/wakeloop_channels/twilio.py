@@ -58,6 +58,8 @@ from wakeloop_channels.twilio_webhooks import check_signature, one, read_form
 CLOCK_SKEW_SECONDS = 5.0
 PAGE_SIZE = 200
 MAX_LISTED = 5_000
+MAX_LENGTH = 1600
+"""Characters of one message, of whatever encoding: https://www.twilio.com/docs/api/errors/21617."""
 
 # "Message status values" of Twilio's Messages resource. All that Twilio has taken over and not finished is SENT.
 STATUSES: Mapping[str, DeliveryStatus] = {
@@ -180,7 +182,9 @@ class TwilioChannel:
     that loop before leaving it."""
 
     name: ClassVar[str] = "sms"
-    capabilities: ClassVar[Capabilities] = Capabilities(inbound=True, reconcile=True, receipts=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        inbound=True, reconcile=True, receipts=True, max_length=MAX_LENGTH
+    )
 
     def __init__(self, settings: TwilioSettings, services: ChannelServices) -> None:
         self.settings = settings

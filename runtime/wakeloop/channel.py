@@ -39,6 +39,7 @@ class Capabilities:
     inbound: people can write back. buttons: options can be pressed instead of typed. threads: a reply names the
     message it answers. idempotent: the provider takes an idempotency key, so that sending again is harmless.
     reconcile: `find_sent` can tell whether a message left before a crash. receipts: the provider reports delivery.
+    max_length: how many characters one message may have; several that are said in one go are not joined beyond it.
     """
 
     inbound: bool = False
@@ -47,6 +48,7 @@ class Capabilities:
     idempotent: bool = False
     reconcile: bool = False
     receipts: bool = False
+    max_length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

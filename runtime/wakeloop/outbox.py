@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,8 @@ from wakeloop.channel import Channel, DeliveryStatus, Outgoing, Receipt
 from wakeloop.desk import Desk
 from wakeloop.errors import ChannelError, NotFound, PermanentChannelError, TemporaryChannelError
 from wakeloop.logs import get_logger
-from wakeloop.store import outbox, received
+from wakeloop.pacing import HOUR, Circumstances, Pace, Plan, Recent, Waiting, Why, joined, plan
+from wakeloop.store import claims, outbox, received
 from wakeloop.store.database import Database
 from wakeloop.world import World
 
@@ -34,12 +36,24 @@ PATIENCE_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class _Sent:
-    """What came of an attempt: a receipt, or an error to be tried again after `again` seconds, or for good."""
+    """What came of an attempt: a receipt, or an error to be tried again after `again` seconds (or at a time), or for
+    good."""
 
     receipt: Receipt | None = None
     status: DeliveryStatus = DeliveryStatus.SENT
     error: str | None = None
-    again: float | None = None
+    again: float | datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claimed:
+    """A message for the provider, until when it is claimed, and the delivery of it, or the first of a bundle, as it was
+    before the claim. not_before: if it has not left yet, it must not before that time."""
+
+    row: Any
+    text: str
+    until: datetime
+    not_before: datetime | None = None
 
 
 class Outbox:
@@ -48,6 +62,9 @@ class Outbox:
     A delivery that an earlier sender left in the middle is never simply sent again: where the channel takes an
     idempotency key sending is repeated with the same one; where it can list what was sent, the list is asked first.
     What fails for good falls through to the contact's next channel; out of channels, a question's asker is told.
+
+    What is claimed goes by the pace that people are written to: see `wakeloop.pacing`. What goes together is recorded
+    with the claim, before it is sent, so that after a crash it is the same message.
     """
 
     def __init__(
@@ -58,43 +75,138 @@ class Outbox:
         desk: Desk,
         channels: Mapping[str, Channel],
         send_seconds: float = SEND_SECONDS,
+        pace: Pace | None = None,
     ) -> None:
         """`send_seconds`: how long an attempt may take; its outcome is unknown after that. A delivery is claimed for
-        twice as long, so that nobody looks for one that is still being sent."""
+        twice as long, and for that of those to the same address before it, so that nobody looks for one that is still
+        being sent."""
         self._database = database
         self._world = world
         self._desk = desk
         self._channels = channels
         self._send_seconds = send_seconds
+        self._pace = pace or Pace()
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{random.SystemRandom().getrandbits(32):08x}"
 
     async def deliver(self, ids: Sequence[str], changed: Callable[[], None] = lambda: None) -> None:
-        """Make these deliveries if they are still to be made; each has an outcome on record afterwards.
+        """Make these deliveries, and whatever else is due to the same people, if they are still to be made and may be
+        made now; each that was made has an outcome on record afterwards. Those to one address go one after another.
 
         `changed` is called when that made something else due."""
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(None, self._claim, [UUID(id) for id in ids])
+        claimed = await loop.run_in_executor(None, self._claim, [UUID(id) for id in ids])
         crashpoints.reach("outbox.claimed")
-        await asyncio.gather(*(self._make(row) for row in rows))
-        if rows:
+        by_address: dict[tuple[str, str], list[_Claimed]] = defaultdict(list)
+        for one in claimed:
+            by_address[one.row.channel, one.row.address].append(one)
+        await asyncio.gather(*(self._make_in_order(theirs) for theirs in by_address.values()))
+        if claimed:
             changed()
 
-    async def _make(self, row: Any) -> None:
-        sent = await self._attempt(row)
-        if sent.receipt is not None:
-            crashpoints.reach("outbox.sent")
-        await asyncio.get_running_loop().run_in_executor(None, self.record, row, sent)
+    async def _make_in_order(self, claimed: Sequence[_Claimed]) -> None:
+        for one in claimed:
+            if self._database.now() + timedelta(seconds=self._send_seconds) > one.until:
+                # Whoever has it by then would take it for one that may have left.
+                log.warning("a claim ran out before its turn", delivery=str(one.row.id))
+                return
+            sent = await self._attempt(one)
+            if sent.receipt is not None:
+                crashpoints.reach("outbox.sent")
+            await asyncio.get_running_loop().run_in_executor(None, self.record, one.row, sent)
 
-    def _claim(self, ids: Sequence[UUID]) -> list[Any]:
-        def work() -> list[Any]:
+    def _claim(self, ids: Sequence[UUID]) -> list[_Claimed]:
+        def work() -> list[_Claimed]:
             with self._database.begin() as connection:
-                now = self._database.now()
-                until = now + timedelta(seconds=2 * self._send_seconds)
-                return outbox.claim(connection, ids, owner=self._owner, now=now, until=until)
+                return self._plan_and_claim(connection, ids, self._database.now())
 
         return self._database.retrying(work, seconds=PATIENCE_SECONDS)
 
-    async def _attempt(self, row: Any) -> _Sent:
+    def _plan_and_claim(self, connection: Connection, ids: Sequence[UUID], now: datetime) -> list[_Claimed]:
+        people = claims.lock_people(connection, ids, now=now)
+        rows = {row.id: row for row in claims.waiting(connection, people, now=now)}
+        if not rows:
+            return []
+        made = plan(
+            [self._waiting(row) for row in rows.values()],
+            Circumstances(
+                now=now, pace=self._pace, recent=self._recent(connection, people, now),
+                heard=self._heard(connection, people, now), quiet_until=lambda contact: self._quiet_until(contact, now),
+                max_length=self._max_length,
+            ),
+        )  # fmt: skip
+        self._put_off(connection, made, rows)
+        claims.bundle(connection, [one.ids for one in made.parcels if len(one.ids) > 1], now=now)
+        places: dict[tuple[str, str], int] = defaultdict(int)
+        until: dict[UUID, datetime] = {}
+        for parcel in made.parcels:
+            places[parcel.channel, parcel.address] += 1
+            place = places[parcel.channel, parcel.address]
+            until[parcel.ids[0]] = now + timedelta(seconds=2 * self._send_seconds * place)
+        claims.take(connection, until, owner=self._owner, now=now)
+        led = [id for id in until if rows[id].bundle is not None]
+        texts = {
+            id: joined(row.text for row in found) for id, found in claims.members(connection, led).items()
+        }
+        return [
+            _Claimed(
+                row=rows[parcel.ids[0]],
+                text=texts.get(parcel.ids[0]) or joined(rows[id].text for id in parcel.ids),
+                until=until[parcel.ids[0]],
+                not_before=parcel.not_before,
+            )
+            for parcel in made.parcels
+        ]
+
+    def _waiting(self, row: Any) -> Waiting:
+        return Waiting(
+            id=row.id, contact=row.contact, channel=row.channel, address=row.address, order=(row.at, row.message_id),
+            text=row.text, subject=row.subject, held=row.held, is_due=bool(row.is_due),
+            is_begun=row.status != DeliveryStatus.PENDING, is_retry=row.tries > 0,
+            is_hopeless=bool(row.opted_out) or row.channel not in self._channels,
+            is_request=row.request_id is not None, urgent=row.urgent, interactive=row.interactive,
+        )  # fmt: skip
+
+    def _recent(self, connection: Connection, people: Sequence[str], now: datetime) -> list[Recent]:
+        since = now - max(HOUR, timedelta(seconds=self._pace.coalesce_seconds))
+        return [
+            Recent(
+                contact=row.contact, channel=row.channel, address=row.address, order=(row.claimed_at, row.message_id),
+                is_plain=row.request_id is None and not row.urgent and not row.interactive, interactive=row.interactive,
+            )
+            for row in claims.recent(connection, people, since=since)
+        ]  # fmt: skip
+
+    def _heard(
+        self, connection: Connection, people: Sequence[str], now: datetime
+    ) -> dict[tuple[str, str], tuple[datetime, UUID]]:
+        last: dict[tuple[str, str], tuple[datetime, UUID]] = {}
+        since = now - timedelta(seconds=self._pace.coalesce_seconds)
+        for row in claims.heard(connection, people, since=since):
+            key = (row.contact, row.channel)
+            last[key] = max(last.get(key, (row.at, row.id)), (row.at, row.id))
+        return last
+
+    def _quiet_until(self, contact: str, now: datetime) -> datetime | None:
+        try:
+            return self._world.people.get(contact).quiet_until(now)
+        except NotFound:  # a stranger, or a contact who is not one any more
+            return None
+
+    def _max_length(self, channel: str) -> int | None:
+        return self._channels[channel].capabilities.max_length
+
+    def _put_off(self, connection: Connection, made: Plan, rows: Mapping[UUID, Any]) -> None:
+        claims.hold(connection, [(one.id, one.until, str(one.why)) for one in made.holds])
+        for one in made.holds:
+            row = rows[one.id]
+            if one.why is not Why.BURST and row.held != one.why:
+                log.info(
+                    "message put off", message=str(row.message_id), contact=row.contact, channel=row.channel,
+                    why=str(one.why), until=one.until.isoformat(),
+                )  # fmt: skip
+
+    async def _attempt(self, claimed: _Claimed) -> _Sent:
+        row = claimed.row
         channel = self._channels.get(row.channel)
         if channel is None:
             return _Sent(status=DeliveryStatus.FAILED, error=f"channel {row.channel} is not set up")
@@ -103,7 +215,7 @@ class Outbox:
         message = Outgoing(
             key=str(row.id),
             address=row.address,
-            text=row.text,
+            text=claimed.text,
             subject=row.subject,
             claimed_at=row.claimed_at or self._database.now(),
         )
@@ -114,6 +226,8 @@ class Outbox:
                     if found is not None:
                         log.info("found sent before a crash", delivery=str(row.id))
                         return _Sent(receipt=found, status=found.status)
+                if claimed.not_before is not None:
+                    return _Sent(status=DeliveryStatus.UNKNOWN, error=row.error, again=claimed.not_before)
                 receipt = await channel.send(message)
                 return _Sent(receipt=receipt, status=receipt.status)
         except PermanentChannelError as error:
@@ -144,7 +258,11 @@ class Outbox:
                     sent.error,
                     sent.receipt.provider_id if sent.receipt else None,
                 )
-                due = None if sent.again is None else now + timedelta(seconds=sent.again)
+                due = (
+                    sent.again
+                    if sent.again is None or isinstance(sent.again, datetime)
+                    else now + timedelta(seconds=sent.again)
+                )
                 written = outbox.record(
                     connection,
                     row.id,
@@ -163,7 +281,16 @@ class Outbox:
             log.info("message out", channel=row.channel, contact=row.contact)
 
     def fall_through(self, connection: Connection, message_id: UUID, reason: str, *, now: datetime) -> None:
-        """A delivery failed for good: try the contact's next channel, or tell whoever asked that there is none."""
+        """A delivery failed for good: try the contact's next channel, or tell whoever asked that there is none. What
+        went together stays together there."""
+        together = outbox.together_with(connection, message_id)
+        held = str(Why.BURST) if len(together) > 1 else None
+        for id in together:
+            self._next_channel(connection, id, reason, held, now=now)
+
+    def _next_channel(
+        self, connection: Connection, message_id: UUID, reason: str, held: str | None, *, now: datetime
+    ) -> None:
         message = received.message(connection, message_id)
         if message is None or message.contact is None:
             return
@@ -175,7 +302,9 @@ class Outbox:
         for channel, address in route:
             if channel not in tried:
                 id = self._world.ids.new_id()
-                outbox.add_delivery(connection, id, message_id, message.contact, channel, address, now=now)
+                outbox.add_delivery(
+                    connection, id, message_id, message.contact, channel, address, now=now, held=held
+                )
                 outbox.set_channel(connection, message_id, channel)
                 log.info("next channel", message=str(message_id), channel=channel)
                 return

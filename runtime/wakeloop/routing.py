@@ -17,7 +17,7 @@ from wakeloop.decisions import Actor, Attempt, Decisions
 from wakeloop.errors import NotFound
 from wakeloop.events import Attachment, Message, dump_event
 from wakeloop.links import InvalidLink, Links
-from wakeloop.store import inbox, outbox, received
+from wakeloop.store import inbox, outbox, received, verifications
 from wakeloop.store import requests as request_store
 from wakeloop.store.records import NewMessage, Post
 from wakeloop.world import World
@@ -82,6 +82,8 @@ class Routing:
         if self._opt(message):
             out = message.incoming.opt_out
             return "an opt-out of an unknown sender" if out else "an opt-in of an unknown sender"
+        if self._verifies(message):
+            return "verified an address that several contacts share"
         if contacts:
             return f"an address that several contacts share: {', '.join(contacts)}"
         if self._replies.unknown_sender is not None:
@@ -97,6 +99,10 @@ class Routing:
         if message.incoming.help:
             self._keep(message, contact, None)
             return "asked for help; the provider answers that"
+        if self._verifies(message):
+            self._keep(message, contact, None)
+            self._say(message, "Thank you, this is confirmed.", contact=contact)
+            return "verified"
         named = self._named(message, contact)
         if named is not None:
             return self._reply(message, contact, *named)
@@ -109,6 +115,12 @@ class Routing:
         if open_ones:
             return self._ask_which(message, contact, open_ones)
         return self._to_session(message, contact)
+
+    def _verifies(self, message: Arrived) -> bool:
+        """Whether it is the code by which an operator asked whose address this is."""
+        return verifications.take(
+            message.connection, message.channel, message.address, message.text, message.now
+        )
 
     # ------------------------------------------------------------------ requests
 

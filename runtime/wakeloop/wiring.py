@@ -20,6 +20,7 @@ from wakeloop.links import Links
 from wakeloop.logs import get_logger
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
+from wakeloop.pacing import Pace
 from wakeloop.people import People
 from wakeloop.registry import Problem, Registry, load_folder
 from wakeloop.requests import Requests
@@ -62,7 +63,7 @@ class Runtime:
         self._timer_thread: TimerThread | None = None
         self._stopped = False
         self._signing: tuple[str, ...] = ()
-        people = People(settings.contacts)
+        people = People(settings.contacts, settings.approvers)
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
         self.world = World(registry=self._load_agents(), people=people, ids=SystemClock())
@@ -75,6 +76,9 @@ class Runtime:
             desk=self.desk,
             channels=self.channels,
             send_seconds=settings.lease_seconds,
+            pace=Pace(
+                messages_per_hour=settings.messages_per_hour, coalesce_seconds=settings.coalesce_seconds
+            ),
         )
         self.timers = Timers(database=self.database, world=self.world, desk=self.desk)
         self.intake = Intake(

@@ -106,6 +106,9 @@ class Plant:
             "WAKELOOP_BROKER_URL": broker_url,
             "WAKELOOP_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "WAKELOOP_SMS_AUTH_TOKEN": self.twilio.auth_token,
+            # Each message is counted by its text, and there are more of them than a person should get.
+            "WAKELOOP_MESSAGES_PER_HOUR": "0",
+            "WAKELOOP_COALESCE_SECONDS": "0",
         }
 
     @contextlib.contextmanager

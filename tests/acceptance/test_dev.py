@@ -156,7 +156,9 @@ def _wait(condition: Callable[[], bool]) -> None:
 def project(tmp_path: Path) -> Project:
     """A project as `wakeloop init` writes it, with an agent more."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WAKELOOP_")}
-    made = Project(tmp_path, environment | {"PYTHONUNBUFFERED": "1"})
+    # What is said is looked for as soon as it is said, and some agents here say something every second.
+    unpaced = {"WAKELOOP_MESSAGES_PER_HOUR": "0", "WAKELOOP_COALESCE_SECONDS": "0"}
+    made = Project(tmp_path, environment | unpaced | {"PYTHONUNBUFFERED": "1"})
     done = made.type("init", "mine")
     assert done.returncode == 0, done.stderr
     made.folder = tmp_path / "mine"

@@ -180,7 +180,7 @@ def test_what_others_did_in_the_moment_of_the_failure_stays(broken: str) -> None
 
         return await asyncio.gather(one("x"), one("y"))
 
-    with Simulation([worker], contacts=PEOPLE) as sim:
+    with Simulation([worker], contacts=PEOPLE, coalesce_seconds=0) as sim:
         run = sim.start(worker)
         failed = sim.run(run).status
         BROKEN.clear()
@@ -211,7 +211,7 @@ def test_a_bug_after_one_of_two_steps_costs_neither_of_their_results(broken: str
 
         return await asyncio.gather(one("x"), one("y"))
 
-    with Simulation([worker], contacts=PEOPLE) as sim:
+    with Simulation([worker], contacts=PEOPLE, coalesce_seconds=0) as sim:
         run = sim.start(worker)
         failed = sim.run(run).status
         BROKEN.clear()

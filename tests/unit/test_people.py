@@ -215,3 +215,76 @@ def test_quiet_hours_are_on_the_persons_own_wall_clock(hours: str, at: str, unti
 def test_without_quiet_hours_any_time_is_fine() -> None:
     """None is the default."""
     assert Contact.model_validate({"id": "alice"}).quiet_until(datetime(2026, 1, 1, 3, tzinfo=UTC)) is None
+
+
+# Groups, approvers and cards
+
+
+TEAM = {
+    "alice": {"sms": "+15555550100", "groups": ["finance", "board"]},
+    "bob": {"sms": "+15555550101", "groups": ["finance"]},
+    "carol": {
+        "email": "carol@example.com",
+        "name": "Carol",
+        "languages": ["de"],
+        "description": "Knows the law.",
+    },
+}
+
+
+def test_a_group_is_what_contacts_say_that_they_are_in() -> None:
+    """In the order of the contacts; there is no other list to keep."""
+    assert People(TEAM).groups == {"finance": ("alice", "bob"), "board": ("alice",)}
+
+
+def test_names_of_contacts_and_groups_become_contacts_in_order_and_once() -> None:
+    """Whoever is named twice, or by two groups, counts once, at the first place."""
+    people = People(TEAM)
+
+    assert people.expand(["carol", "finance", "alice", "board"]) == ("carol", "alice", "bob")
+    assert people.expand([]) == ()
+
+
+def test_a_name_that_is_neither_a_contact_nor_a_group_is_not_found_with_the_nearest() -> None:
+    """The message helps to mend a misspelling."""
+    with pytest.raises(NotFound, match=r"no contact and no group 'finanse'; did you mean 'finance'\?"):
+        People(TEAM).expand(["alice", "finanse"])
+
+
+def test_a_group_cannot_have_the_name_of_a_contact() -> None:
+    """A name means one thing."""
+    with pytest.raises(ConfigurationError, match=r"contacts\.alice\.groups: 'bob' is a contact"):
+        People({"alice": {"groups": ["bob"]}, "bob": {}})
+
+
+def test_the_approvers_of_a_function_are_its_contacts_and_the_members_of_its_groups() -> None:
+    """None stands for a function that the settings say nothing of, which is not the same as nobody."""
+    people = People(TEAM, {"pay": ["carol", "finance"]})
+
+    assert people.approvers("pay") == ("carol", "alice", "bob")
+    assert people.approvers("refund") is None
+    assert people.normalized({"sms": str.strip}).approvers("pay") == ("carol", "alice", "bob")
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["carl"], r"approvers\.pay: there is no contact and no group 'carl'; did you mean 'carol'\?"),
+        ([], r"approvers\.pay: names nobody"),
+    ],
+)
+def test_approvers_that_do_not_exist_are_refused(names: list[str], problem: str) -> None:
+    """A function that nobody can approve is a mistake, told when the settings are read."""
+    with pytest.raises(ConfigurationError, match=problem):
+        People(TEAM, {"pay": names})
+
+
+def test_a_card_shows_who_somebody_is_and_no_address() -> None:
+    """This is all that agents and models get to see."""
+    card = People(TEAM).card("carol")
+
+    assert (card.id, card.name, card.description) == ("carol", "Carol", "Knows the law.")
+    assert (card.languages, card.tz) == (("de",), "UTC")
+    assert "carol@example.com" not in repr(card)
+    with pytest.raises(NotFound, match="did you mean 'carol'"):
+        People(TEAM).card("carola")

@@ -462,3 +462,73 @@ def test_every_key_is_found_on_its_line(entries: list[tuple[str, str]]) -> None:
         text += f"key{number} = {value}\n"
 
     assert key_lines(text) == expected
+
+
+# Groups, approvers and pace
+
+
+TEAM = """
+[contacts.alice]
+sms = "+15555550100"
+groups = ["finance"]
+
+[contacts.bob]
+email = "bob@example.com"
+"""
+
+
+def test_approvers_are_contacts_and_groups_by_function(tmp_path: Path) -> None:
+    """Whatever a function is called: its name is never taken for that of a secret."""
+    file = write(tmp_path, TEAM + '\n[approvers]\npay = ["bob", "finance"]\nrotate_api_key = ["bob"]\n')
+
+    settings = load_settings(path=file)
+
+    assert settings.approvers == {"pay": ("bob", "finance"), "rotate_api_key": ("bob",)}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('pay = ["finanse"]', "approvers.pay: there is no contact and no group 'finanse'; did you mean 'finance'?"),
+        ('pay = ["bob", "zzz"]', "there is no contact and no group 'zzz'; contacts and groups: alice, bob, finance"),
+        ("pay = []", "approvers.pay: names nobody; name a contact or a group, or leave it out"),
+        ('pay = "bob"', 'approvers.pay: must be a list, such as ["one", "two"]'),
+        ("pay = [7]", "approvers.pay.0: must be text: put quotes around it"),
+    ],
+)  # fmt: skip
+def test_wrong_approvers_are_told_with_file_and_line(tmp_path: Path, line: str, problem: str) -> None:
+    """With the nearest names there are."""
+    file = write(tmp_path, f"{TEAM}\n[approvers]\n# who may\n{line}\n")
+
+    told = refusal(path=file)
+
+    assert told.startswith(f"{file}:11: ")
+    assert problem in told
+
+
+def test_a_group_that_is_called_like_a_contact_is_told_with_file_and_line(tmp_path: Path) -> None:
+    """Names of contacts and groups are one set of names."""
+    file = write(tmp_path, TEAM.replace('"finance"', '"bob"'))
+
+    assert refusal(path=file) == (
+        f"{file}:4: contacts.alice.groups: 'bob' is a contact, so no group can have that name; rename one of them"
+    )
+
+
+def test_how_often_a_person_is_written_to_can_be_set(tmp_path: Path) -> None:
+    """Zero switches a limit off; a negative one is a mistake."""
+    assert (load_settings().messages_per_hour, load_settings().coalesce_seconds) == (20, 60.0)
+
+    found = load_settings(path=write(tmp_path, "messages_per_hour = 0\ncoalesce_seconds = 0\n"))
+    assert (found.messages_per_hour, found.coalesce_seconds) == (0, 0.0)
+
+    told = refusal(path=write(tmp_path, "messages_per_hour = -1\ncoalesce_seconds = -0.5\n"))
+    assert "wakeloop.toml:1: messages_per_hour: " in told
+    assert "wakeloop.toml:2: coalesce_seconds: " in told
+
+
+def test_approvers_cannot_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table is written in the file."""
+    monkeypatch.setenv("WAKELOOP_APPROVERS", "cfo")
+
+    assert "is a table; write [approvers.…] in wakeloop.toml" in refusal()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,28 +12,35 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.channel import DeliveryStatus
 from wakeloop.status import DELIVERY_TRANSITIONS
-from wakeloop.store.batches import Insert, Taking, among
+from wakeloop.store.batches import Insert, Taking
 from wakeloop.store.leases import redispatch_at, redispatch_times
 from wakeloop.store.records import NewMessage
-from wakeloop.store.schema import Instant, deliveries, messages, opt_outs
+from wakeloop.store.schema import BUNDLED_DELIVERY, Instant, deliveries, messages, opt_outs
 
 _NOW = sa.bindparam("now", type_=Instant())
-_UNTIL = sa.bindparam("until", type_=Instant())
 _WORKER = sa.bindparam("worker", type_=sa.Text())
-_TO_BE_MADE: list[sa.ColumnElement[str]] = [
-    sa.literal_column(f"'{status}'")
-    for status in (DeliveryStatus.PENDING, DeliveryStatus.SENDING, DeliveryStatus.UNKNOWN)
-]
 
 _INSERT_MESSAGES = Insert(
     messages,
     (
         "id", "session_id", "run_id", "request_id", "inbound", "contact", "channel", "via", "subject", "text", "at",
+        "urgent", "interactive",
     ),
 )  # fmt: skip
 _INSERT_DELIVERIES = Insert(
     deliveries,
-    ("id", "message_id", "contact", "channel", "address", "status", "due_at", "created_at", "updated_at"),
+    (
+        "id",
+        "message_id",
+        "contact",
+        "channel",
+        "address",
+        "status",
+        "due_at",
+        "created_at",
+        "updated_at",
+        "held",
+    ),
 )
 _CLAIM_DUE = Taking(
     deliveries,
@@ -52,36 +59,6 @@ _RECOVER = Taking(
     .order_by(deliveries.c.id),
     {"due_at": _NOW, "dispatches": 0, "owner": None},
 )
-_LOAD_CLAIMED = (
-    sa.select(
-        deliveries, messages.c.text, messages.c.subject, messages.c.via, messages.c.session_id, messages.c.request_id,
-        messages.c.run_id, opt_outs.c.at.is_not(None).label("opted_out"),
-    )
-    .join(messages, messages.c.id == deliveries.c.message_id)
-    .outerjoin(
-        opt_outs, sa.and_(opt_outs.c.channel == deliveries.c.channel, opt_outs.c.address == deliveries.c.address)
-    )
-    .where(
-        among(deliveries.c.id, "ids"),
-        deliveries.c.status.in_(_TO_BE_MADE),
-        deliveries.c.owner.is_(None),
-        sa.or_(deliveries.c.dispatches > 0, deliveries.c.due_at <= _NOW),
-    )
-    .order_by(deliveries.c.id)
-    .with_for_update(of=deliveries, skip_locked=True, key_share=True)
-)  # fmt: skip
-_CLAIM = (
-    sa.update(deliveries)
-    .where(among(deliveries.c.id, "ids"))
-    .values(
-        owner=_WORKER, due_at=_UNTIL, dispatches=0, updated_at=_NOW, tries=deliveries.c.tries + 1,
-        status=str(DeliveryStatus.SENDING),
-        claimed_at=sa.case(
-            (deliveries.c.status == sa.literal_column(f"'{DeliveryStatus.PENDING}'"), _NOW),
-            else_=deliveries.c.claimed_at,
-        ),
-    )
-)  # fmt: skip
 _others = deliveries.alias("others")
 _PROVIDER_ID = sa.bindparam("new_provider_id", type_=sa.Text())
 _IS_KNOWN = sa.exists().where(
@@ -100,6 +77,27 @@ _RECORD = (
             (sa.or_(_PROVIDER_ID.is_(None), _IS_KNOWN), deliveries.c.provider_id), else_=_PROVIDER_ID
         ),
     )
+)
+# The others of a bundle have no sender and no provider's id of their own: they are what their leading delivery is.
+_FOLLOW = (
+    sa.update(deliveries)
+    .where(
+        deliveries.c.bundle == sa.bindparam("leader", type_=sa.Uuid()),
+        deliveries.c.id != sa.bindparam("leader", type_=sa.Uuid()),
+        BUNDLED_DELIVERY,
+    )
+    .values(
+        status=sa.bindparam("new_status", type_=sa.Text()),
+        error=sa.bindparam("new_error", type_=sa.Text()),
+        updated_at=_NOW,
+    )
+)
+_TOGETHER_WITH = (
+    sa.select(_others.c.message_id)
+    .join(deliveries, deliveries.c.id == _others.c.bundle)
+    .join(messages, messages.c.id == deliveries.c.message_id)
+    .where(messages.c.id == sa.bindparam("message"), deliveries.c.channel == messages.c.channel)
+    .order_by(_others.c.message_id)
 )
 _OF_PROVIDER = sa.and_(
     deliveries.c.channel == sa.bindparam("channel"), deliveries.c.provider_id == sa.bindparam("provider_id")
@@ -160,7 +158,8 @@ def put_all(connection: Connection, new: Sequence[tuple[int | None, NewMessage]]
         {
             "id": one.id, "session_id": session_id, "run_id": one.run_id, "request_id": one.request_id,
             "inbound": False, "contact": one.contact, "channel": one.channel, "via": one.via,
-            "subject": one.subject, "text": one.text, "at": now,
+            "subject": one.subject, "text": one.text, "at": now, "urgent": one.urgent,
+            "interactive": one.interactive,
         }
         for session_id, one in new
     ]  # fmt: skip
@@ -171,18 +170,27 @@ def put_all(connection: Connection, new: Sequence[tuple[int | None, NewMessage]]
 
 
 def add_delivery(
-    connection: Connection, id: UUID, message_id: UUID, contact: str, channel: str, address: str, *, now: datetime
+    connection: Connection, id: UUID, message_id: UUID, contact: str, channel: str, address: str, *, now: datetime,
+    held: str | None = None,
 ) -> None:  # fmt: skip
-    """Record that a message is to be sent through a channel, due now."""
-    _INSERT_DELIVERIES(connection, [_delivery(id, message_id, contact, channel, address, now)])
+    """Record that a message is to be sent through a channel, due now. held: it was put off, for this reason, to go with
+    others."""
+    _INSERT_DELIVERIES(connection, [_delivery(id, message_id, contact, channel, address, now, held)])
 
 
 def _delivery(
-    id: UUID, message_id: UUID, contact: str, channel: str, address: str, now: datetime
+    id: UUID,
+    message_id: UUID,
+    contact: str,
+    channel: str,
+    address: str,
+    now: datetime,
+    held: str | None = None,
 ) -> dict[str, Any]:
     return {
         "id": id, "message_id": message_id, "contact": contact, "channel": channel, "address": address,
         "status": str(DeliveryStatus.PENDING), "due_at": now, "created_at": now, "updated_at": now,
+        "held": held,
     }  # fmt: skip
 
 
@@ -200,41 +208,29 @@ def recover(connection: Connection, *, now: datetime) -> None:
     _RECOVER(connection, {"now": now})
 
 
-def claim(
-    connection: Connection, ids: Collection[UUID], *, owner: str, now: datetime, until: datetime
-) -> list[sa.Row[Any]]:
-    """Take those of these deliveries that are still to be made and nobody else is making, until `until`.
-
-    Gives each with its message as it was *before*: status `sending` or `unknown` means that an earlier sender did not
-    get to record what came of it, from `claimed_at` on. `opted_out`: the person asked not to be written to."""
-    if not ids:
-        return []
-    rows = list(connection.execute(_LOAD_CLAIMED, {"ids": sorted(ids), "now": now}))
-    if rows:
-        connection.execute(
-            _CLAIM, {"ids": [row.id for row in rows], "worker": owner, "now": now, "until": until}
-        )
-    return rows
-
-
 def record(
     connection: Connection, id: UUID, *, owner: str, status: DeliveryStatus, now: datetime,
     due_at: datetime | None = None, provider_id: str | None = None, error: str | None = None,
 ) -> bool:  # fmt: skip
-    """Record what came of an attempt; False, and nothing written, if the delivery has been taken over since.
+    """Record what came of an attempt, for all that went together; False, and nothing written, if the delivery has been
+    taken over since.
 
     A provider's id that another delivery has already is left out: that one's reports go there."""
     parameters = {
         "delivery": id, "worker": owner, "new_status": str(status), "again": due_at, "now": now, "new_error": error,
         "new_provider_id": provider_id,
     }  # fmt: skip
-    return connection.execute(_RECORD, parameters).rowcount == 1
+    if connection.execute(_RECORD, parameters).rowcount != 1:
+        return False
+    connection.execute(_FOLLOW, {"leader": id, "new_status": str(status), "new_error": error, "now": now})
+    return True
 
 
 def update_status(
     connection: Connection, channel: str, provider_id: str, status: DeliveryStatus, error: str | None, *, now: datetime
 ) -> sa.Row[Any] | None:  # fmt: skip
-    """Apply a provider's report if it is news: reports come late and out of order, and a delivery only goes forward.
+    """Apply a provider's report, to all that went together, if it is news: reports come late and out of order, and a
+    delivery only goes forward.
 
     Gives the delivery as it was, if it changed."""
     row = connection.execute(_LOCK_REPORTED, {"channel": channel, "provider_id": provider_id}).first()
@@ -242,7 +238,14 @@ def update_status(
         return None
     parameters = {"delivery": row.id, "new_status": str(status), "new_error": error, "now": now}
     connection.execute(_UPDATE_STATUS, parameters)
+    connection.execute(_FOLLOW, {"leader": row.id, "new_status": str(status), "new_error": error, "now": now})
     return row
+
+
+def together_with(connection: Connection, message_id: UUID) -> list[UUID]:
+    """The messages that a message leads where it was tried last, itself among them; that one alone if it leads none."""
+    found = list(connection.execute(_TOGETHER_WITH, {"message": message_id}).scalars())
+    return found or [message_id]
 
 
 def message_of(connection: Connection, channel: str, provider_id: str) -> sa.Row[Any] | None:

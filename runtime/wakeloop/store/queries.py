@@ -141,7 +141,14 @@ _DELIVERED_AS_SHOWN = sa.and_(
     deliveries.c.message_id == messages.c.id, deliveries.c.channel == messages.c.channel
 )
 _SENT = (
-    sa.select(*messages.columns, deliveries.c.status, deliveries.c.updated_at, deliveries.c.address)
+    sa.select(
+        *messages.columns,
+        deliveries.c.status,
+        deliveries.c.updated_at,
+        deliveries.c.claimed_at,
+        deliveries.c.address,
+        sa.func.coalesce(deliveries.c.bundle, deliveries.c.id).label("parcel"),
+    )
     .join(deliveries, _DELIVERED_AS_SHOWN)
     .where(deliveries.c.status.in_([sa.literal_column("'sent'"), sa.literal_column("'delivered'")]))
     .order_by(messages.c.at, messages.c.id)
@@ -150,7 +157,7 @@ _SENT_TO = _SENT.where(messages.c.contact == _CONTACT)
 
 
 def sent(connection: Connection, contact: str | None = None) -> list[sa.Row[Any]]:
-    """Messages that a provider took over, with when it did, oldest first."""
+    """Messages that a provider took over, with when that was, in the order in which they were said. Those with one `parcel` went together."""
     if contact is None:
         return list(connection.execute(_SENT))
     return list(connection.execute(_SENT_TO, {"contact": contact}))
@@ -167,6 +174,16 @@ _MESSAGES = (
 def list_messages(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
     """The newest messages in and out, each with how its latest delivery stands, newest first."""
     return list(connection.execute(_MESSAGES, {"most": limit}))
+
+
+_DELIVERIES_OF = (
+    sa.select(deliveries).where(deliveries.c.message_id == sa.bindparam("message")).order_by(deliveries.c.id)
+)
+
+
+def deliveries_of(connection: Connection, message_id: UUID) -> list[sa.Row[Any]]:
+    """The attempts to get a message through, first to last."""
+    return list(connection.execute(_DELIVERIES_OF, {"message": message_id}))
 
 
 _FAILED = (

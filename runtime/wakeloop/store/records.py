@@ -97,8 +97,10 @@ class NewRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewMessage:
-    """A message to put into the outbox. route: the recipient's channels and addresses, first choice first; only the
-    first is tried now, the others if it fails for good."""
+    """A message to put into the outbox. channel, address: tried first; the recipient's others if it fails for good.
+
+    urgent: it goes in the recipient's quiet hours too. interactive: it answers what they just wrote, so it goes at
+    once."""
 
     id: UUID
     contact: str

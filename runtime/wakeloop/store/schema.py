@@ -177,6 +177,8 @@ schedules = Table(
     ),
 )
 
+INBOUND_MESSAGE = text("inbound")
+
 messages = Table(
     "messages",
     metadata,
@@ -192,12 +194,20 @@ messages = Table(
     Column("text", Text, nullable=False),
     Column("attachments", Text),
     Column("at", Instant, nullable=False),
+    # An urgent message goes in quiet hours too; an interactive one answers what a person wrote, so it goes at once.
+    Column("urgent", Boolean, nullable=False, server_default=text("false")),
+    Column("interactive", Boolean, nullable=False, server_default=text("false")),
     Index("ix_messages_session_id", "session_id", "id"),
     Index("ix_messages_contact", "contact", "id"),
+    Index(
+        "ix_messages_inbound", "contact", "at", postgresql_where=INBOUND_MESSAGE, sqlite_where=INBOUND_MESSAGE
+    ),
 )
 
 FAILED_DELIVERY = text("deliveries.status IN ('failed', 'unknown')")
 _FAILED = text("status IN ('failed', 'unknown')")
+BUNDLED_DELIVERY = text("bundle IS NOT NULL")
+WAITING_DELIVERY = text("due_at IS NOT NULL")
 
 deliveries = Table(
     "deliveries",
@@ -217,8 +227,18 @@ deliveries = Table(
     Column("error", Text),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    # Several deliveries that go as one message of the provider's: the id of the first, which alone is claimed, sent
+    # and reported on; what becomes of it becomes of all.
+    Column("bundle", Id),
+    # Why one that nobody has tried yet is put off until `due_at`: `quiet`, `cap` or `burst`.
+    Column("held", Text),
     UniqueConstraint("message_id", "channel"),
     UniqueConstraint("channel", "provider_id"),
+    Index("ix_deliveries_bundle", "bundle", postgresql_where=BUNDLED_DELIVERY, sqlite_where=BUNDLED_DELIVERY),
+    Index(
+        "ix_deliveries_waiting", "contact", postgresql_where=WAITING_DELIVERY, sqlite_where=WAITING_DELIVERY
+    ),
+    Index("ix_deliveries_claimed_at", "contact", "claimed_at"),
     Index("ix_deliveries_failed", "message_id", postgresql_where=_FAILED, sqlite_where=_FAILED),
     Index(
         "ix_deliveries_due_at",
@@ -374,4 +394,18 @@ opt_outs = Table(
     Column("channel", Text, primary_key=True),
     Column("address", Text, primary_key=True),
     Column("at", Instant, nullable=False),
+)
+
+verifications = Table(
+    "verifications",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    # The code that was sent last, salted and hashed; none once it was returned, or is void.
+    Column("salt", Text, nullable=False),
+    Column("code", Text),
+    Column("sent_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("wrong_tries", SmallInteger, nullable=False, server_default="0"),
+    Column("verified_at", Instant),
 )

@@ -35,17 +35,20 @@ class Taken:
 class FakeChannel:
     """A provider that takes every message, remembers it across crashes, and can list it.
 
-    `fail_next` makes it refuse. Its capabilities are those of SMS: people can write back, there are no buttons, no
+    `fail_next` makes it refuse, `lose_next` makes it silent. Its capabilities are those of SMS: people can write back, there are no buttons, no
     threads and no idempotency keys; what was sent can be looked up."""
 
     name: ClassVar[str] = "fake"
-    capabilities: ClassVar[Capabilities] = Capabilities(inbound=True, reconcile=True, receipts=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        inbound=True, reconcile=True, receipts=True, max_length=1600
+    )
 
     def __init__(self, name: str, now: Callable[[], datetime]) -> None:
         self.name = name  # type: ignore[misc]
         self.sent: list[Taken] = []
         self._now = now
         self._failures: list[ChannelError] = []
+        self._to_lose = 0
         self._received = 0
 
     @classmethod
@@ -55,6 +58,10 @@ class FakeChannel:
     def fail_next(self, *errors: ChannelError) -> None:
         """Raise these, one for each of the next messages."""
         self._failures.extend(errors)
+
+    def lose_next(self, count: int = 1) -> None:
+        """Take the next messages, and lose the answers to them on the way."""
+        self._to_lose += count
 
     def normalize(self, address: str) -> str:
         return address.strip()
@@ -67,6 +74,9 @@ class FakeChannel:
             key=message.key, at=self._now(),
         )  # fmt: skip
         self.sent.append(taken)
+        if self._to_lose:
+            self._to_lose -= 1
+            raise ChannelError("the connection was lost")
         return Receipt(provider_id=taken.provider_id)
 
     async def find_sent(self, message: Outgoing, known: frozenset[str]) -> Receipt | None:

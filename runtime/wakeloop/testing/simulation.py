@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from wakeloop.links import Links
 from wakeloop.open_run import StepJob
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
+from wakeloop.pacing import Pace, joined
 from wakeloop.people import Contact, People
 from wakeloop.registry import Registry
 from wakeloop.requests import Requests
@@ -59,7 +60,7 @@ class SimulatedCrash(BaseException):
 
 @dataclass(frozen=True, kw_only=True)
 class SentMessage:
-    """A message that reached its provider."""
+    """A message that reached its provider, with when it was sent. What went together is one message."""
 
     text: str
     to: str
@@ -80,11 +81,14 @@ class Simulation:
         agents: Iterable[Agent],
         *,
         contacts: Mapping[str, Mapping[str, Any] | Contact] | None = None,
+        approvers: Mapping[str, Sequence[str]] | None = None,
+        messages_per_hour: int = Pace.messages_per_hour,
+        coalesce_seconds: float = Pace.coalesce_seconds,
         start: datetime | str | None = None,
         store: str | Path | None = None,
         seed: int = 0,
     ) -> None:
-        """Args: agents: definitions. contacts: as in `[contacts.*]` of wakeloop.toml. start: an aware datetime or ISO
+        """Args: agents: definitions. contacts, approvers, messages_per_hour, coalesce_seconds: as in wakeloop.toml. start: an aware datetime or ISO
         8601 text with a zone (2026-01-01 UTC by default). store: a database URL or the path of a SQLite file, for a
         store that outlives the simulation; in memory by default. seed: of everything random."""
         begin = _instant(start or "2026-01-01T00:00:00Z")
@@ -94,7 +98,8 @@ class Simulation:
         with self._database.read() as connection:
             self._clock = VirtualClock(begin, seed=f"{seed} after {queries.count_rows(connection)}")
         self._database.use_clock(self._clock)
-        people = People(dict(contacts or {}))
+        people = People(dict(contacts or {}), approvers)
+        self._pace = Pace(messages_per_hour=messages_per_hour, coalesce_seconds=coalesce_seconds)
         self._world = World(registry=Registry(agents), people=people, ids=self._clock)
         names = {channel for id in people.ids for channel in people.get(id).addresses} or {"sms"}
         self.channels: dict[str, FakeChannel] = {
@@ -114,7 +119,7 @@ class Simulation:
         links = Links(keys=lambda: ["simulation"], base_url=None, now=self._clock.now)
         desk = Desk(world=self._world, links=links)
         decisions = Decisions(world=self._world, desk=desk, links=links)
-        self._outbox = Outbox(database=self._database, world=self._world, desk=desk, channels=self.channels)
+        self._outbox = Outbox(database=self._database, world=self._world, desk=desk, channels=self.channels, pace=self._pace)
         self._timers = Timers(database=self._database, world=self._world, desk=desk)
         self._intake = Intake(
             database=self._database, world=self._world, outbox=self._outbox, channels=self.channels,
@@ -257,10 +262,17 @@ class Simulation:
         """The messages sent so far, to one contact or to everyone, oldest first."""
         with self._database.read() as connection:
             rows = queries.sent(connection, contact)
-        return [
-            SentMessage(text=row.text, to=row.contact, channel=row.channel, at=row.at, subject=row.subject)
-            for row in rows
-        ]
+        parcels: dict[UUID, list[Any]] = {}
+        for row in rows:
+            parcels.setdefault(row.parcel, []).append(row)
+        sent = [
+            SentMessage(
+                text=joined(row.text for row in together), to=together[0].contact, channel=together[0].channel,
+                at=max(row.claimed_at for row in together), subject=together[0].subject,
+            )
+            for together in parcels.values()
+        ]  # fmt: skip
+        return sorted(sent, key=lambda message: message.at)
 
     def runs(self, agent: Agent | str | None = None) -> list[RunView]:
         """All runs, or one agent's, oldest first; occurrences that were skipped too."""
