@@ -229,6 +229,20 @@ def late_text(spec: RequestSpec, status: str, name: str | None) -> str:
             return f"That request is closed ({status}): it is no longer needed: {what}"
 
 
+def choices(spec: RequestSpec) -> list[tuple[str, str, str]]:
+    """What may be pressed instead of typed: the label, the words that it stands for, and what kind of choice it is."""
+    if spec.is_approval:
+        reasons = [
+            (f"No: {option}", f"no {number}", "no") for number, option in enumerate(spec.options, start=1)
+        ]
+        return [("Yes", "yes", "yes"), ("No", "no", "no"), *reasons]
+    if spec.options:
+        return [(option, str(number), "") for number, option in enumerate(spec.options, start=1)]
+    if spec.answer_form.shape.kind == "boolean":
+        return [("Yes", "yes", "yes"), ("No", "no", "no")]
+    return []
+
+
 def argument_lines(shown: Sequence[tuple[str, str, bool]]) -> str:
     """Arguments one below the other, as `wakeloop.gates.shown` gives them."""
     lines = []

@@ -37,7 +37,7 @@ class Capabilities:
     """What a channel can do; the runtime asks for nothing beyond it.
 
     inbound: people can write back. buttons: options can be pressed instead of typed. threads: a reply names the
-    message it answers. idempotent: the provider takes an idempotency key, so that sending again is harmless.
+    message it answers. tokens: what a person sends back can carry a token of ours. idempotent: the provider takes an idempotency key, so that sending again is harmless.
     reconcile: `find_sent` can tell whether a message left before a crash. receipts: the provider reports delivery.
     max_length: how many characters one message may have; several that are said in one go are not joined beyond it.
     """
@@ -45,6 +45,7 @@ class Capabilities:
     inbound: bool = False
     buttons: bool = False
     threads: bool = False
+    tokens: bool = False
     idempotent: bool = False
     reconcile: bool = False
     receipts: bool = False

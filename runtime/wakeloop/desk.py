@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import asking, calls
 from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
+from wakeloop.channel import Button
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound
 from wakeloop.form_dialogue import Draft, prompt
@@ -252,6 +253,22 @@ class Desk:
             subject=spec.subject, text=text, run_id=row.run_id, request_id=row.id, urgent=spec.urgent,
         )  # fmt: skip
         outbox.put(connection, row.session_id, [message], now=now)
+
+    def extras(self, connection: Connection, id: UUID, contact: str) -> dict[str, Any]:
+        """What may go with a message about an open request to a contact: `buttons`, `link` and `token` of Outgoing."""
+        row = store.one_of_contact(connection, contact, id)
+        if row is None or not row.open:
+            return {}
+        spec = RequestSpec.model_validate_json(row.spec)
+        found: dict[str, Any] = {
+            "buttons": tuple(
+                Button(label=label, value=f"{id.hex}:{word}", style=style)
+                for label, word, style in asking.choices(spec)
+            ),
+            "token": self._links.reply_token(contact, id),
+        }
+        link = self._links.page(contact, id)
+        return found if link is None else found | {"link": link}
 
     def allowed(self, spec: RequestSpec, people: Sequence[str] | Mapping[str, Any]) -> list[str]:
         """Those of these contacts who may decide: all, of a question; of an approval those whom the settings allow for

@@ -8,7 +8,7 @@ import random
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -48,12 +48,13 @@ class _Sent:
 @dataclass(frozen=True, kw_only=True)
 class _Claimed:
     """A message for the provider, until when it is claimed, and the delivery of it, or the first of a bundle, as it was
-    before the claim. not_before: if it has not left yet, it must not before that time."""
+    before the claim. not_before: if it has not left yet, it must not before that time. extras: what Outgoing has beside text."""
 
     row: Any
     text: str
     until: datetime
     not_before: datetime | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Outbox:
@@ -153,9 +154,22 @@ class Outbox:
                 text=texts.get(parcel.ids[0]) or joined(rows[id].text for id in parcel.ids),
                 until=until[parcel.ids[0]],
                 not_before=parcel.not_before,
+                extras=self._extras(connection, rows[parcel.ids[0]]),
             )
             for parcel in made.parcels
         ]
+
+    def _extras(self, connection: Connection, row: Any) -> dict[str, Any]:
+        """What a channel may show of a request beside its text, as far as it can."""
+        channel = self._channels.get(row.channel)
+        if channel is None or row.request_id is None or row.interactive:
+            return {}
+        can = channel.capabilities
+        if not (can.buttons or can.tokens):
+            return {}
+        found = self._desk.extras(connection, row.request_id, row.contact)
+        kept = {"link": True, "buttons": can.buttons, "token": can.tokens}
+        return {name: value for name, value in found.items() if kept[name]}
 
     def _waiting(self, row: Any) -> Waiting:
         return Waiting(
@@ -218,6 +232,7 @@ class Outbox:
             text=claimed.text,
             subject=row.subject,
             claimed_at=row.claimed_at or self._database.now(),
+            **claimed.extras,
         )
         try:
             async with asyncio.timeout(self._send_seconds):
@@ -309,7 +324,7 @@ class Outbox:
                 log.info("next channel", message=str(message_id), channel=channel)
                 return
         log.warning("undeliverable", message=str(message_id), contact=message.contact)
-        if message.request_id is not None:
+        if message.request_id is not None and not message.interactive:
             self._desk.undeliverable(connection, message.request_id, message.contact, reason, now=now)
 
     def _known(self, row: Any, since: datetime) -> frozenset[str]:

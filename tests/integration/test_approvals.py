@@ -73,7 +73,11 @@ def test_a_gated_function_runs_once_it_is_approved() -> None:
         [asked] = sim.requests()
 
         assert ran == []
-        assert (asked.kind, asked.action, asked.args) == ("approval", "pay", {"invoice": "INV-7", "amount": 10.0})
+        assert (asked.kind, asked.action, asked.args) == (
+            "approval",
+            "pay",
+            {"invoice": "INV-7", "amount": 10.0},
+        )
         assert "invoice: 'INV-7'" in texts(sim)[0] and "amount: 10" in texts(sim)[0]
 
         sim.reply("cfo", "yes")
@@ -294,7 +298,11 @@ def test_a_person_may_change_the_arguments() -> None:
         assert ran == [("INV-7", 25.0)]
         assert sim.run(run).result == "paid 25 for INV-7"
         [done] = sim.requests(None)
-        assert done.outcome is not None and done.outcome.edited and done.outcome.args == {"invoice": "INV-7", "amount": 25}
+        assert (
+            done.outcome is not None
+            and done.outcome.edited
+            and done.outcome.args == {"invoice": "INV-7", "amount": 25}
+        )
         assert ("edit", "counted", "cfo") in acts(sim, asked)
 
 
@@ -492,9 +500,20 @@ def test_an_action_without_a_function_can_be_approved() -> None:
     @agent()
     async def asks(ctx: Context[None]) -> Any:
         approval = await ctx.approve(
-            "cfo", "wire", {"amount": 5, "to": "ACME"}, text="Wire it?", escalate=[(timedelta(hours=1), "cto")]
+            "cfo",
+            "wire",
+            {"amount": 5, "to": "ACME"},
+            text="Wire it?",
+            escalate=[(timedelta(hours=1), "cto")],
         )
-        return [approval.args, approval.by, list(approval.approvers), approval.comment, approval.channel, approval.edited]
+        return [
+            approval.args,
+            approval.by,
+            list(approval.approvers),
+            approval.comment,
+            approval.channel,
+            approval.edited,
+        ]
 
     with Simulation([asks], contacts=PEOPLE) as sim:
         run = sim.start(asks)

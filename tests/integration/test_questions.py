@@ -6,13 +6,16 @@ import asyncio
 import enum
 from datetime import date, timedelta
 from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
 from wakeloop import Context, Escalation, NoAnswer, RequestCancelled, Undeliverable, agent, on_message
+from wakeloop.channel import Capabilities, Incoming, Outgoing, Receipt
 from wakeloop.errors import NotFound, PermanentChannelError
 from wakeloop.testing import Simulation
+from wakeloop.testing.channels import FakeChannel
 
 PEOPLE = {
     "alice": {"sms": "+14155550100", "email": "alice@example.com"},
@@ -110,10 +113,7 @@ def test_the_same_person_answering_on_two_channels_answers_once() -> None:
 
 def test_a_request_escalates_on_its_timetable() -> None:
     """First another channel, then another person, with the same request; reminders go on in between."""
-    escalate = [
-        Escalation(after=timedelta(minutes=30), to="alice", via="email"),
-        (timedelta(hours=1), "bob"),
-    ]
+    escalate = [Escalation(after=timedelta(minutes=30), to="alice", via="email"), (timedelta(hours=1), "bob")]
     with Simulation([asking("alice", "Well?", escalate=escalate, timeout=7200)], contacts=PEOPLE) as sim:
         run = sim.start("asking")
         sim.advance(timedelta(minutes=29, seconds=59))
@@ -194,7 +194,11 @@ def test_whom_there_is_not_cannot_be_asked() -> None:
     @agent()
     async def asks(ctx: Context[None]) -> list[str]:
         found = []
-        for options in ({"to": "alise"}, {"to": "alice", "escalate": [(60, "bobb")]}, {"to": "bob", "via": "email"}):
+        for options in (
+            {"to": "alise"},
+            {"to": "alice", "escalate": [(60, "bobb")]},
+            {"to": "bob", "via": "email"},
+        ):
             try:
                 await ctx.ask(text="Well?", **options)  # type: ignore[arg-type]
             except NotFound as error:
@@ -354,3 +358,77 @@ def test_a_code_of_a_closed_question_never_answers_another() -> None:
 
         assert "Old?" in texts(sim)[-1] and "too late" in texts(sim)[-1]
         assert [one.status for one in sim.requests(None)] == ["expired", "open"]
+
+
+# ---------------------------------------------------------------------- richer channels
+
+
+class Buttons(FakeChannel):
+    """A provider with buttons, threads and tokens; it keeps what it was given."""
+
+    capabilities = Capabilities(inbound=True, buttons=True, threads=True, tokens=True, receipts=True)
+
+    def __init__(self, name: str, now: Any) -> None:
+        super().__init__(name, now)
+        self.given: list[Outgoing] = []
+
+    async def send(self, message: Outgoing) -> Receipt:
+        self.given.append(message)
+        return await super().send(message)
+
+
+def rich(sim: Simulation) -> Buttons:
+    channel = Buttons("sms", lambda: sim.now)
+    sim.channels["sms"] = channel
+    return channel
+
+
+def test_a_pressed_button_a_reply_and_a_token_name_their_request() -> None:
+    """With several open no code is needed: the provider's word or ours says which is meant."""
+
+    @agent()
+    async def three(ctx: Context[None]) -> list[str]:
+        answers = await asyncio.gather(
+            ctx.ask("alice", "Colour?", options=["red", "blue"]),
+            ctx.ask("alice", "Place?"),
+            ctx.ask("alice", "Time?"),
+        )
+        return [answer.text for answer in answers]
+
+    with Simulation([three], contacts=PEOPLE) as sim:
+        channel = rich(sim)
+        run = sim.start(three)
+        given = {message.text.partition("?")[0]: message for message in channel.given}
+        ids = {taken.text.partition("?")[0]: taken.provider_id for taken in channel.sent}
+        blue = next(button for button in given["Colour"].buttons if button.label == "blue")
+        assert len(blue.value.encode()) <= 64
+
+        def comes(number: int, text: str, **facts: Any) -> None:
+            sim._intake.incoming(
+                "sms", Incoming(provider_id=f"in{number}", address="+14155550100", text=text, **facts)
+            )
+
+        comes(1, "blue", pressed=blue.value)
+        comes(2, "in the park", reply_to=ids["Place"])
+        comes(3, "at nine", token=given["Time"].token)
+        sim.advance(0)
+
+        assert sim.run(run).result == ["2", "in the park", "at nine"]
+
+
+def test_a_button_of_somebody_elses_request_is_nothing() -> None:
+    """What Bob presses of Alice's is no answer; nor is a token with her name that he sends."""
+    with Simulation([asking("alice", "Well?")], contacts=PEOPLE) as sim:
+        channel = rich(sim)
+        sim.start("asking")
+        [message] = channel.given
+        pressed = f"{UUID(sim.requests()[0].id).hex}:yes"
+
+        for number, facts in enumerate(
+            ({"pressed": pressed}, {"token": message.token}, {"token": "made up"})
+        ):
+            sim._intake.incoming(
+                "sms", Incoming(provider_id=f"in{number}", address="+14155550101", text="yes", **facts)
+            )
+
+        assert [one.status for one in sim.requests(None)] == ["open"]

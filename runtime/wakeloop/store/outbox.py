@@ -119,7 +119,7 @@ _LAST_MESSAGE: Any = (
     sa.select(messages.c.id, messages.c.request_id)
     .where(
         messages.c.contact == sa.bindparam("person"), messages.c.channel == sa.bindparam("of_channel"),
-        messages.c.inbound.is_(False),
+        messages.c.inbound.is_(False), messages.c.interactive.is_(False),
     )
     .order_by(messages.c.id.desc())
     .limit(sa.literal_column("1"))
