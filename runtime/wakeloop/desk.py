@@ -99,32 +99,44 @@ class Desk:
         return found
 
     def _work(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
-        if row.status != RequestStatus.OPEN:
-            self._tell_end(connection, row, spec, Settled.model_validate_json(row.outcome), now)
-            self._move(connection, row, None)
-            return
-        progress = _progress(row)
-        while (coming := asking.next_due(spec, progress)) is not None and coming[0] <= now:
+        """Do what a request's timetable has up to now. Each step is noted before it is done: what it leads to (nobody
+        can be reached, say) may change the timetable, or end the request."""
+        while row is not None and row.status == RequestStatus.OPEN:
+            progress = _progress(row)
+            coming = asking.next_due(spec, progress)
+            if coming is None or coming[0] > now:
+                self._move(connection, row, coming[0] if coming else None)
+                return
             match coming[1]:
                 case Due.EXPIRE:
                     self.expire(connection, row, spec, now)
                     return
                 case Due.ASK:
-                    progress = replace(progress, asked_at=now)
-                    if self._is_granted(connection, row, spec, now):
-                        return
-                    people = self._people(spec.to)
-                    self._ask(connection, row, spec, dict.fromkeys(people, spec.via), now)
+                    self._move(connection, row, None, replace(progress, asked_at=now))
+                    self._begin(connection, row, spec, now)
                 case Due.ESCALATE:
+                    self._move(connection, row, None, replace(progress, escalations=progress.escalations + 1))
                     self._escalate(connection, row, spec, spec.escalate[progress.escalations], now)
-                    progress = replace(progress, escalations=progress.escalations + 1)
                 case Due.REMIND:
-                    self._remind(connection, row, spec, now)
                     # However late it is, one reminder is enough.
-                    progress = replace(progress, reminders=_reminders_until(spec, progress, now))
-        self._move(connection, row, coming[0] if coming else None, progress)
-        if progress.asked_at == now and not store.recipients_of(connection, row.id):
-            self._nobody(connection, row, spec, "none of them has an address here", now)
+                    reminders = _reminders_until(spec, progress, now)
+                    self._move(connection, row, None, replace(progress, reminders=reminders))
+                    self._remind(connection, row, spec, now)
+            row = store.find(connection, row.id)
+            if row is None or row.status != RequestStatus.OPEN:
+                return
+        settled = Settled.model_validate_json(row.outcome)
+        audit.append(connection, row.id, at=now, act="end", result=row.status, comment=settled.reason)
+        self._tell_end(connection, row, spec, settled, now)
+        self._move(connection, row, None)
+
+    def _begin(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
+        """Ask the first people, unless they have given their approval in advance."""
+        if self._is_granted(connection, row, spec, now):
+            return
+        self._ask(connection, row, spec, dict.fromkeys(self._people(spec.to), spec.via), now)
+        if not store.recipients_of(connection, row.id):
+            self._nobody(connection, row, spec, "there is nobody here who may be asked", now)
 
     def _move(
         self, connection: Connection, row: Any, due_at: datetime | None, progress: Progress | None = None
@@ -352,7 +364,8 @@ class Desk:
     ) -> None:
         """Nobody who was asked can be reached: the next escalation comes now; if there is none, it fails loudly."""
         fresh = store.find(connection, row.id)
-        assert fresh is not None
+        if fresh is None or fresh.status != RequestStatus.OPEN:
+            return
         progress = _progress(fresh)
         if progress.escalations < len(spec.escalate):
             step = spec.escalate[progress.escalations]
