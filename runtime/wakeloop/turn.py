@@ -20,6 +20,7 @@ from wakeloop.errors import WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
 from wakeloop.logs import get_logger
 from wakeloop.open_run import OpenRun, RunError, StepJob, StepKey
+from wakeloop.people import Card
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.triggers import Overlap, load_schedule
@@ -628,6 +629,10 @@ class _Surroundings:
 
     def check_people(self, names: Sequence[str], via: str | None, action: str | None) -> None:
         check_people(self._turn.world.people, names, via, action)
+
+    def contacts(self) -> tuple[Card, ...]:
+        people = self._turn.world.people
+        return tuple(people.card(id) for id in people.ids)
 
     def check_agent(self, name: str) -> None:
         self._turn.world.registry.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -432,3 +433,22 @@ def test_a_button_of_somebody_elses_request_is_nothing() -> None:
             )
 
         assert [one.status for one in sim.requests(None)] == ["open"]
+
+
+def test_an_agent_knows_people_by_name_and_never_by_address() -> None:
+    """What it is told is recorded, and the same in a replay after the settings have changed."""
+    seen: list[Any] = []
+
+    @agent()
+    async def curious(ctx: Context[None]) -> None:
+        seen.append([asdict(card) for card in ctx.contacts()])
+        await ctx.sleep(1)
+
+    with Simulation([curious], contacts=PEOPLE) as sim:
+        sim.start(curious)
+        sim.crash()
+        sim.advance(1)
+
+    assert seen[0] == seen[1]
+    assert [card["name"] for card in seen[0]] == ["alice", "bob", "Carol C."]
+    assert not any("+1415" in str(card) or "@" in str(card) for card in seen[0])

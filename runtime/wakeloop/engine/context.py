@@ -45,6 +45,7 @@ from wakeloop.errors import (
 from wakeloop.events import Event, Message, Signal, Tick
 from wakeloop.forms import Form, form_of
 from wakeloop.gates import Approval, Gate, escalations
+from wakeloop.people import Card
 from wakeloop.status import RequestStatus
 from wakeloop.triggers import Schedule
 
@@ -131,6 +132,16 @@ class Context(Generic[S]):
             return None
 
     # ------------------------------------------------------------------ people
+
+    def contacts(self) -> tuple[Card, ...]:
+        """The people who can be named here, with what an agent or a model may know of them: never an address."""
+        run = self._run
+        return cast(
+            "tuple[Card, ...]",
+            run.perform(
+                Kind.CONTACTS, "", lambda: (run.surroundings.contacts(), []), codec_for(tuple[Card, ...])
+            ),
+        )
 
     async def send(
         self, to: str, text: str, *, via: str | None = None, subject: str | None = None, urgent: bool = False

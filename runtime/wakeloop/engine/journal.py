@@ -30,6 +30,7 @@ class Kind(StrEnum):
     SPAWN = "spawn"
     EMIT = "emit"
     SCHEDULE = "schedule"
+    CONTACTS = "contacts"
 
     ATTEMPT = "attempt"
     STARTED = "started"
@@ -40,7 +41,17 @@ class Kind(StrEnum):
 
 DELIVERED = frozenset({Kind.TIMER, Kind.STEP, Kind.RECEIVE, Kind.REPLY, Kind.CHILD, Kind.CANCEL})
 DONE = frozenset(
-    {Kind.SEND, Kind.ASK, Kind.APPROVE, Kind.GATE, Kind.SETTLE, Kind.SPAWN, Kind.EMIT, Kind.SCHEDULE}
+    {
+        Kind.SEND,
+        Kind.ASK,
+        Kind.APPROVE,
+        Kind.GATE,
+        Kind.SETTLE,
+        Kind.SPAWN,
+        Kind.EMIT,
+        Kind.SCHEDULE,
+        Kind.CONTACTS,
+    }
 )
 MARKS = frozenset({Kind.ATTEMPT, Kind.STARTED, Kind.PATCH, Kind.STATE, Kind.FAILED})
 

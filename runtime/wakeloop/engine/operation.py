@@ -15,6 +15,7 @@ from wakeloop.engine.journal import Kind, Rewind, title
 from wakeloop.engine.values import JSON_CODEC, Codec
 from wakeloop.errors import WakeloopError
 from wakeloop.events import Event
+from wakeloop.people import Card
 from wakeloop.steps import Step
 
 
@@ -31,6 +32,10 @@ class Surroundings(Protocol):
     def check_people(self, names: Sequence[str], via: str | None, action: str | None) -> None:
         """Raises NotFound if one of these contacts or groups is not there or cannot be reached (through `via`), and
         NotPossible if, by the settings, none of them may approve the function `action`."""
+        ...
+
+    def contacts(self) -> tuple[Card, ...]:
+        """What may be known of the people, as of now."""
         ...
 
     def check_agent(self, name: str) -> None:
