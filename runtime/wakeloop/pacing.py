@@ -34,7 +34,7 @@ class Pace:
 
     coalesce_seconds: for how long after a message what else is said on that channel waits, to go together."""
 
-    messages_per_hour: int = 20
+    messages_per_hour: int = 60
     coalesce_seconds: float = 60.0
 
 

@@ -114,11 +114,11 @@ class Settings(BaseSettings):
         examples=["I cannot place that message."],
     )
     messages_per_hour: int = Field(
-        default=20,
+        default=60,
         ge=0,
         description="How many messages a person is sent in any hour, over all channels; the next waits. 0 is no limit. "
         "What answers a message of theirs at once does not count.",
-        examples=[20],
+        examples=[60],
     )
     coalesce_seconds: float = Field(
         default=60.0,

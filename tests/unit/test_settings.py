@@ -517,7 +517,7 @@ def test_a_group_that_is_called_like_a_contact_is_told_with_file_and_line(tmp_pa
 
 def test_how_often_a_person_is_written_to_can_be_set(tmp_path: Path) -> None:
     """Zero switches a limit off; a negative one is a mistake."""
-    assert (load_settings().messages_per_hour, load_settings().coalesce_seconds) == (20, 60.0)
+    assert (load_settings().messages_per_hour, load_settings().coalesce_seconds) == (60, 60.0)
 
     found = load_settings(path=write(tmp_path, "messages_per_hour = 0\ncoalesce_seconds = 0\n"))
     assert (found.messages_per_hour, found.coalesce_seconds) == (0, 0.0)
