@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from wakeloop.answers import Unreadable
-from wakeloop.form_schema import Shape, describe_shape, told
+from wakeloop.form_reasons import misfits, told
+from wakeloop.form_schema import Shape, describe_shape
 from wakeloop.form_text import (
     ENTRIES_LIMIT,
     NOTHING,
@@ -55,8 +56,8 @@ class Leaf:
 
 def checked(value: Any, shape: Shape) -> Any:
     """The value, if it fits its schema. Raises Unreadable with three reasons at most."""
-    if reasons := shape.reasons(value):
-        raise Unreadable(told(reasons))
+    if found := misfits(value, shape):
+        raise Unreadable(told(found))
     return value
 
 
@@ -104,12 +105,13 @@ def read_entries(words: str, shape: Shape, *, lines_only: bool = False) -> list[
     first = shape.schema.get("prefixItems")
     shapes = [shape.part(one) for one in first] if isinstance(first, list) else []
     others = shape.part(shape.schema.get("items", True))
-    if entries and any(shape.kind in ("array", "object", "json") for shape in (*shapes, others)):
+    shapes += [others] * (len(entries) - len(shapes))
+    if any(one.kind in ("array", "object", "json") for one, _ in zip(shapes, entries, strict=False)):
         raise Unreadable('write the list as JSON, such as [{"a": 1}]')
     found = []
     for index, entry in enumerate(entries):
         try:
-            found.append(read_shape(entry, shapes[index] if index < len(shapes) else others))
+            found.append(read_shape(entry, shapes[index]))
         except Unreadable as reason:
             raise Unreadable(f"entry {index + 1}: {reason}") from reason
     return found

@@ -1,33 +1,19 @@
-"""What a JSON Schema (2020-12) asks for: the shapes of values, in words for people, and why a value does not fit.
+"""What a JSON Schema (2020-12) asks for: the shapes of values, and their description in words for people.
 
-No schema makes this fail: what is not understood is a shape of kind "json", and a schema that cannot be checked
-accepts, for the type itself has the last word. Nothing is ever fetched for a `$ref`.
+No schema makes this fail: what is not understood is a shape of kind "json". Nothing is ever fetched for a `$ref`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from functools import lru_cache
 from typing import Any, Final
-from uuid import UUID
 
-from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
-from jsonschema.exceptions import SchemaError, ValidationError  # type: ignore[import-untyped]
-from jsonschema.validators import extend  # type: ignore[import-untyped]
-from pydantic import AnyUrl, IPvAnyAddress, TypeAdapter
-from pydantic import ValidationError as Invalid
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
-from wakeloop.form_text import Choice, choices_of, is_moment, listed, quoted, words_of
+from wakeloop.form_text import Choice, choices_of, listed, words_of
 
 # Names of an Enum's members, beside its `enum`; the keyword that OpenAPI generators use.
 NAMES_KEYWORD: Final = "x-enum-varnames"
-REASONS_LIMIT: Final = 3
 _HOPS_LIMIT = 30
 _UNION_DEPTH_LIMIT = 4
 _SCALARS = frozenset({"choice", "integer", "number", "boolean", "date-time", "date", "time", "text"})
@@ -46,13 +32,13 @@ _PRECEDENCE = (
     "text",
     "any",
 )
-_MOMENTS = {
+MOMENTS = {
     "date": "a date such as 2026-11-03",
     "time": "a time such as 14:30",
     "date-time": "a date and time such as 2026-11-03T14:30",
 }
-_FORMATS = {
-    **_MOMENTS,
+FORMATS = {
+    **MOMENTS,
     "email": "an email address",
     "idn-email": "an email address",
     "uri": "a web address",
@@ -61,7 +47,7 @@ _FORMATS = {
     "ipv4": "an IP address",
     "ipv6": "an IP address",
 }
-_TYPES = {
+TYPES = {
     "string": "text",
     "integer": "a whole number",
     "number": "a number",
@@ -97,16 +83,6 @@ class Shape:
         """The shape of a schema within this one's."""
         return shape_of(source, self.root)
 
-    def reasons(self, value: Any) -> list[Reason]:
-        """Why a value does not fit; none if it does, or if that cannot be told."""
-        if self.exact and isinstance(value, str):
-            # A Decimal as text; the schema says no more about it than that it is text.
-            try:
-                return reasons_against(float(value), dict(self.schema), self.root)
-            except ValueError:
-                return [Reason(path=(), words="must be a number")]
-        return reasons_against(value, self.source, self.root)
-
 
 def shape_of(source: Any, root: Mapping[str, Any], depth: int = 0) -> Shape:
     """The shape of a schema, or of a part of the schema `root`."""
@@ -114,7 +90,7 @@ def shape_of(source: Any, root: Mapping[str, Any], depth: int = 0) -> Shape:
 
 
 def _shape(source: Any, root: Mapping[str, Any], depth: int) -> Shape:
-    node = _followed(source, root)
+    node = followed(source, root)
     if node is None:
         return Shape(kind="json", schema={}, source=source)
     types = node.get("type")
@@ -135,7 +111,7 @@ def _shape(source: Any, root: Mapping[str, Any], depth: int) -> Shape:
     if kind == "string":
         format = node.get("format")
         return Shape(
-            kind=format if isinstance(format, str) and format in _MOMENTS else "text",
+            kind=format if isinstance(format, str) and format in MOMENTS else "text",
             schema=node,
             source=source,
         )
@@ -155,7 +131,7 @@ def _constraints(node: Mapping[str, Any]) -> set[str]:
     return {key for key in node if key not in _ANNOTATIONS and not key.startswith("x-")}
 
 
-def _followed(source: Any, root: Mapping[str, Any]) -> dict[str, Any] | None:
+def followed(source: Any, root: Mapping[str, Any]) -> dict[str, Any] | None:
     """A schema with its reference (or lone `allOf`) replaced by what it names; None if that leads nowhere."""
     node = {} if source is True else source
     for _ in range(_HOPS_LIMIT):
@@ -266,13 +242,13 @@ def _described(shape: Shape) -> str:
         return "yes or no"
     if shape.kind == "null":
         return "- for none"
-    if shape.kind in _MOMENTS:
-        return _MOMENTS[shape.kind]
+    if shape.kind in MOMENTS:
+        return MOMENTS[shape.kind]
     if shape.kind in ("integer", "number"):
-        return ", ".join([_TYPES[shape.kind], *_bounds(schema)])
+        return ", ".join([TYPES[shape.kind], *_bounds(schema)])
     if shape.kind == "text":
         length = _between(schema.get("minLength"), schema.get("maxLength"), "characters")
-        return ", ".join([_format_words(schema) or "text", *length])
+        return ", ".join([format_words(schema) or "text", *length])
     if shape.kind == "array":
         item = shape.part(schema.get("items", True))
         each = _described(item) if item.is_scalar else ""
@@ -283,14 +259,19 @@ def _described(shape: Shape) -> str:
     if shape.kind == "union":
         return " or ".join(dict.fromkeys(_described(part) for part in shape.parts))
     if shape.kind == "object":
-        names = [name for name in schema.get("properties") or () if isinstance(name, str)]
+        properties = schema.get("properties")
+        names = (
+            [name for name in properties if isinstance(name, str)] if isinstance(properties, Mapping) else []
+        )
         return f'a line "field: value" for each of {", ".join(names)}' if names else "JSON"
     return "anything" if shape.kind == "any" else "JSON"
 
 
 def _bounds(schema: Mapping[str, Any]) -> list[str]:
     words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than", "multipleOf": "a multiple of"}  # fmt: skip
-    return [f"{word} {_number(schema[key])}" for key, word in words.items() if _is_number(schema.get(key))]
+    return [
+        f"{word} {number_words(schema[key])}" for key, word in words.items() if _is_number(schema.get(key))
+    ]
 
 
 def _between(least: Any, most: Any, what: str) -> list[str]:
@@ -300,172 +281,18 @@ def _between(least: Any, most: Any, what: str) -> list[str]:
     return [*said, f"at most {most} {what}"] if isinstance(most, int) else said
 
 
-def _format_words(schema: Mapping[str, Any]) -> str:
+def format_words(schema: Mapping[str, Any]) -> str:
     format = schema.get("format")
-    return _FORMATS.get(format, "") if isinstance(format, str) else ""
+    return FORMATS.get(format, "") if isinstance(format, str) else ""
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _number(value: Any) -> str:
+def number_words(value: Any) -> str:
     return (
         str(int(value))
         if isinstance(value, float) and value.is_integer() and abs(value) < 1e15
         else str(value)
     )
-
-
-# ---------------------------------------------------------------------- checking
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """Why a value does not fit: `path` to the part, and what it must be."""
-
-    path: tuple[str | int, ...]
-    words: str
-
-    def __str__(self) -> str:
-        where = " ".join(f"entry {part + 1}" if isinstance(part, int) else part for part in self.path)
-        return f"{where}: {self.words}" if where else self.words
-
-
-def reasons_against(value: Any, source: Any, root: Mapping[str, Any]) -> list[Reason]:
-    """Why a value does not fit a part `source` of the schema `root`; empty if it does, or if that cannot be told."""
-    try:
-        validator = _validator(json.dumps(root))
-        if validator is None:
-            return []
-        errors = list(validator.descend(value, source))
-        return list(dict.fromkeys(reason for error in errors for reason in _explained(error, root)))
-    except (
-        Unresolvable,
-        RecursionError,
-        ArithmeticError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ):
-        # An odd schema: a reference that leads nowhere or to itself, a keyword that is none.
-        return []
-
-
-def told(reasons: Iterable[object]) -> str:
-    """Reasons in one line for a person: three at most."""
-    said = list(dict.fromkeys(map(str, reasons)))
-    return "; ".join(said[:REASONS_LIMIT]) + ("; and more" if len(said) > REASONS_LIMIT else "")
-
-
-@lru_cache(maxsize=256)
-def _validator(text: str) -> Any:
-    schema = json.loads(text)
-    try:
-        _Validator.check_schema(schema, format_checker=None)
-    except SchemaError:
-        return None
-    return _Validator(schema, registry=Registry(), format_checker=_FORMAT_CHECKER)
-
-
-def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
-    """`pattern` as jsonschema has it; one that only another language's expressions know (Rust's, in pydantic) passes."""
-    try:
-        fits = not isinstance(instance, str) or re.search(pattern, instance)
-    except re.error:
-        return
-    if not fits:
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-def _by_type(adapter: TypeAdapter[Any]) -> Any:
-    def fits(text: object) -> bool:
-        if isinstance(text, str):
-            try:
-                adapter.validate_python(text)
-            except Invalid:
-                return False
-        return True
-
-    return fits
-
-
-_Validator = extend(Draft202012Validator, {"pattern": _pattern})
-_FORMAT_CHECKER = FormatChecker(formats=("email", "idn-email"))
-for _kind in _MOMENTS:
-    _FORMAT_CHECKER.checks(_kind)(lambda text, kind=_kind: is_moment(text, kind))
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    "uuid": TypeAdapter(UUID), "uri": TypeAdapter(AnyUrl), "duration": TypeAdapter(timedelta),
-    "ipv4": TypeAdapter(IPvAnyAddress), "ipv6": TypeAdapter(IPvAnyAddress),
-}  # fmt: skip
-for _kind, _adapter in _ADAPTERS.items():
-    _FORMAT_CHECKER.checks(_kind)(_by_type(_adapter))
-
-
-def _explained(error: Any, root: Mapping[str, Any]) -> Iterator[Reason]:
-    path, limit, value = tuple(error.absolute_path), error.validator_value, error.instance
-    if error.validator in ("anyOf", "oneOf") and error.context:
-        yield from _of_alternatives(error, root)
-    elif error.validator == "required":
-        yield from (Reason(path=(*path, name), words="is missing") for name in limit if name not in value)
-    elif error.validator in ("additionalProperties", "unevaluatedProperties"):
-        known = error.schema.get("properties") or {}
-        extra = ", ".join(quoted(name) for name in value if name not in known)
-        yield Reason(
-            path=path, words=f"has no field {extra}" + (f"; there is {', '.join(known)}" if known else "")
-        )
-    elif error.validator == "prefixItems" or error.validator == "items":
-        yield Reason(path=path, words="has too many entries")
-    else:
-        yield Reason(path=path, words=_words(error.validator, limit, error.schema, root))
-
-
-def _of_alternatives(error: Any, root: Mapping[str, Any]) -> Iterator[Reason]:
-    """What is wrong with a value that fits no alternative: with the only one of its type, else all there are."""
-    branches: dict[Any, list[Any]] = {}
-    for part in error.context:
-        branches.setdefault(part.schema_path[0], []).append(part)
-    near = [
-        parts
-        for parts in branches.values()
-        if not any(part.validator == "type" and not part.path for part in parts)
-    ]
-    if len(near) == 1:
-        for part in near[0]:
-            yield from _explained(part, root)
-    else:
-        shape = shape_of(error.schema, root)
-        yield Reason(path=tuple(error.absolute_path), words=f"must be {describe_shape(shape)}")
-
-
-def _words(keyword: str, limit: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-    bounds = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "more than", "exclusiveMaximum": "less than", "multipleOf": "a multiple of"}  # fmt: skip
-    if keyword in bounds:
-        return f"must be {bounds[keyword]} {_number(limit)}"
-    amounts = {
-        "minLength": "at least {} characters", "maxLength": "at most {} characters", "minItems": "at least {} entries",
-        "maxItems": "at most {} entries", "minProperties": "at least {} fields", "maxProperties": "at most {} fields",
-    }  # fmt: skip
-    if keyword in amounts:
-        said = amounts[keyword].format(limit)
-        return f"must have {said.replace('entries', 'entry').rstrip('s') if limit == 1 else said}"
-    if keyword == "type":
-        kinds = limit if isinstance(limit, list) else [limit]
-        return (
-            f"must be {' or '.join(_format_words(schema) or _TYPES.get(kind, str(kind)) for kind in kinds)}"
-        )
-    if keyword in ("enum", "const"):
-        return f"must be {describe_shape(shape_of(schema, root))}"
-    if keyword == "format":
-        return f"must be {_FORMATS.get(limit, str(limit))}"
-    if keyword == "uniqueItems":
-        return "must not have the same entry twice"
-    if keyword == "pattern":
-        examples = schema.get("examples")
-        if isinstance(examples, list) and examples and isinstance(examples[0], str):
-            return f"is not in the form asked for, such as {examples[0]}"
-        return (
-            f"is not in the form asked for ({limit})" if len(limit) <= 40 else "is not in the form asked for"
-        )
-    return "is not what is accepted here"

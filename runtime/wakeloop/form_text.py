@@ -7,6 +7,7 @@ guessed: a choice is not taken for the beginning of its words, nor a date for th
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from wakeloop.answers import Unreadable
 
 TEXT_LIMIT_CHARACTERS: Final = 100_000
+VERDICT_LIMIT_CHARACTERS: Final = 5_000
 NUMBER_LIMIT_CHARACTERS: Final = 300
 ENTRIES_LIMIT: Final = 1000
 DEPTH_LIMIT: Final = 40
@@ -44,39 +46,33 @@ _DAY_AND_TIME = re.compile(
     rf"(?P<day>.*?)(?:\s*,\s*|\s+|(?<=\d)[T_])(?:at\s+)?(?P<time>{_CLOCK})", re.I | re.A
 )
 _TWELVE_HOURS = re.compile(r"(\d{1,2})(?::(\d{2}))?\s*([ap])\.?m\.?", re.I | re.A)
-_BY_NUMBER = re.compile(
-    r"(?:(?:option|number|choice|nr\.?)\s+|#\s*)?([+-]?\d+)\s*[.):]?(.*)", re.I | re.A | re.S
-)
+_BY_NUMBER = re.compile(r"((?:option|number|choice|nr\.?)\s+|#\s*)?\+?(\d+)\s*[.):]?(.*)", re.I | re.A | re.S)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """One of the values that may be chosen.
 
-    label: what people see. number: what they may write instead ("" if the label is a number itself). value: the JSON
-    value. names: other words for it, such as an Enum member's name."""
+    label: what people see. number: what they may write instead, counted from 1. value: the JSON value. names: other
+    words for it, such as an Enum member's name."""
 
     label: str
-    number: str
+    number: int
     value: Any
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.number} {self.label}" if self.number else self.label
+        return f"{self.number} {self.label}"
 
 
 def choices_of(values: Sequence[Any], labels: Sequence[str], names: Sequence[str] = ()) -> tuple[Choice, ...]:
-    """Choices numbered from 1. If one of them is a whole number by itself, then "2" can only mean that: an integer is
-    numbered by its own value, and nothing else is numbered."""
-    own = any(
-        _is_integer(value) or _folded(label).lstrip("+-").isdecimal()
-        for value, label in zip(values, labels, strict=True)
-    )
+    """The choices, numbered from 1. names: the members' names of an Enum."""
     made = []
-    for position, (value, label) in enumerate(zip(values, labels, strict=True)):
-        number = (str(value) if _is_integer(value) else "") if own else str(position + 1)
-        also = (words_of(names[position]),) if names else ()
-        made.append(Choice(label=label, number="" if number == label else number, value=value, names=also))
+    for index, (value, label) in enumerate(zip(values, labels, strict=True)):
+        others = [words_of(names[index])] if names else []
+        if isinstance(value, int) and not isinstance(value, bool):
+            others.append(str(value))
+        made.append(Choice(label=label, number=index + 1, value=value, names=tuple(others)))
     return tuple(made)
 
 
@@ -92,37 +88,44 @@ def words_of(name: str) -> str:
 
 
 def choose(text: str, choices: Sequence[Choice]) -> Choice:
-    """The choice that a text names: by its words, its other names or its number, or both ("2 green").
+    """The choice that a text names: by its words, its number, both ("2 green"), or its other names.
 
     Words are compared without case, then without the punctuation around them, then without accents; each time they
-    must be those of one choice alone. Raises Unreadable with the choices."""
+    must be those of one choice alone. A number that is the place of one choice and the words of another is refused.
+    Raises Unreadable with the choices."""
     refused = Unreadable("please answer with one of: " + listed(choices))
+    counted, rest, is_plain = _counted(text, choices)
+    if counted is not None and not (rest or is_plain):
+        exact = [one for one in choices if _folded(text) == _folded(one.label)]
+        return exact[0] if exact else counted
     for fold in (_folded, _bare, _unaccented):
         words = fold(text)
         found = [one for one in choices if words == fold(one.label)]
-        if not found:
+        if not found and (counted is None or rest):
             words = fold(text.replace("_", " "))
             found = [one for one in choices if words in map(fold, one.names)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        if len(found) > 1:
             raise refused
-    if (match := _BY_NUMBER.fullmatch(_folded(text).strip("\"'()[] "))) is None:
-        raise refused
-    number, rest = match.group(1).removeprefix("+"), match.group(2).strip(" .!,;:-")
-    found = [one for one in choices if number == (one.number or one.label)]
-    if (
-        not found
-        and text.strip().lower().startswith(("#", "option", "number", "choice"))
-        and number.isdecimal()
-    ):
-        # Where the choices are numbers themselves, "#2" and "option 2" still count them.
-        found = list(choices[int(number) - 1 : int(number)]) if 0 < int(number) <= len(choices) else []
-    if len(found) != 1 or (
-        rest and _unaccented(rest) not in map(_unaccented, (found[0].label, *found[0].names))
+        if found and counted is not None and not rest and counted is not found[0]:
+            pair = sorted((counted, found[0]), key=lambda one: one.number)
+            ways = " or ".join(f"#{one.number} for {one.label}" for one in pair)
+            raise Unreadable(f"{quoted(text)} could be two of them: write {ways}")
+        if found:
+            return found[0]
+    if counted is None or (
+        rest and _unaccented(rest) not in map(_unaccented, (counted.label, *counted.names))
     ):
         raise refused
-    return found[0]
+    return counted
+
+
+def _counted(text: str, choices: Sequence[Choice]) -> tuple[Choice | None, str, bool]:
+    """The choice that a text counts, what it says after the number, and whether the number stands there by itself
+    ("2", not "#2", which can do nothing but count)."""
+    match = _BY_NUMBER.fullmatch(_folded(text).strip("\"'()[] "))
+    if match is None or len(match[2]) > 9 or not 1 <= int(match[2]) <= len(choices):
+        return None, "", False
+    return choices[int(match[2]) - 1], match[3].strip(" .!,;:-"), match[1] is None
 
 
 def read_integer(text: str) -> int:
@@ -177,7 +180,7 @@ def read_boolean(text: str) -> bool:
     # Only here: it reads its table of phrases when it is imported.
     from wakeloop.verdicts import Verdict, read_verdict
 
-    verdict = read_verdict(text).verdict
+    verdict = read_verdict(text).verdict if len(text) <= VERDICT_LIMIT_CHARACTERS else Verdict.UNCLEAR
     if verdict is Verdict.UNCLEAR:
         raise Unreadable(f"{quoted(text)} is neither yes nor no; please answer yes or no")
     return verdict is Verdict.YES
@@ -294,7 +297,9 @@ def storable(value: Any) -> Any:
         elif isinstance(part, list):
             waiting += [(one, depth + 1) for one in part]
         elif isinstance(part, int | float):
-            if not abs(part) < 10**NUMBER_LIMIT_CHARACTERS:
+            if not (
+                math.isfinite(part) if isinstance(part, float) else abs(part) < 10**NUMBER_LIMIT_CHARACTERS
+            ):
                 raise Unreadable("has a number in it that cannot be stored")
         elif part is not None:
             raise Unreadable(f"is no JSON: it holds a {type(part).__name__}")
@@ -307,10 +312,6 @@ def quoted(text: str) -> str:
     """A person's words within a sentence, cut short."""
     words = " ".join(text.split())
     return f'"{words[:30]}…"' if len(words) > 31 else f'"{words}"'
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _no_number(name: str) -> Any:

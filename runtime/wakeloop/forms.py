@@ -11,6 +11,7 @@ What is read here fits the schema; the handler's process validates it with the t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -23,7 +24,8 @@ from wakeloop.answers import Unreadable
 from wakeloop.errors import ConfigurationError
 from wakeloop.form_fields import FieldSpec, field_kind, is_same_text, read_input, spec_of, written
 from wakeloop.form_reading import MISSING, Leaf, assembled, checked, inner_leaves, read_shape
-from wakeloop.form_schema import NAMES_KEYWORD, Reason, Shape, describe_shape, shape_of, told
+from wakeloop.form_reasons import Reason, misfits, told
+from wakeloop.form_schema import NAMES_KEYWORD, Shape, describe_shape, shape_of
 from wakeloop.form_text import Choice, choices_of, choose, listed, storable
 
 FLAT_FIELDS_LIMIT: Final = 8
@@ -134,17 +136,17 @@ def form_of(answer: Any = str, options: Sequence[str] = ()) -> Form:
         raise ConfigurationError(
             f"options of a list: answer={name} takes none; write the choices as list[Literal[...]]"
         )
-    for option in form.options:
-        try:
-            if choose(option, form.choices).label != option:
-                raise Unreadable("another option reads the same")
-            if form.shape.reasons(choose(option, form.choices).value):
-                raise Unreadable("it does not read as one")
-        except Unreadable as reason:
+    twice = [option for option, count in Counter(map(str.casefold, form.options)).items() if count > 1]
+    if twice:
+        raise ConfigurationError(
+            f"options={list(form.options)}: {twice[0]!r} is there more than once; nobody could tell which is meant"
+        )
+    for choice in form.choices:
+        if misfits(choice.value, form.shape):
             raise ConfigurationError(
-                f"option {option!r} cannot be an answer of type {name}: {reason}; change the option, or leave out `answer` "
+                f"option {choice.label!r} cannot be an answer of type {name}; change the option, or leave out `answer` "
                 "and get its words"
-            ) from reason
+            )
     return form
 
 
@@ -158,7 +160,7 @@ def read_text(text: str, form: Form) -> Any:
 
     - A text is taken without the white space around it.
     - A choice is named by its number ("2", "#2", "option 2"), its words, both, or (Enums) the member's name; never by
-      the beginning of its words.
+      the beginning of its words. "2" is refused if it is the number of one and the words of another; "#2" counts.
     - Numbers and dates are taken if they can be read one way only; yes and no in the words of `wakeloop.verdicts`.
     - "-" and "none" are null where null will do, and an empty list where it will not.
     - The entries of a list have commas, semicolons or line ends between them.
@@ -230,7 +232,7 @@ def read_fields(data: Mapping[str, str | Sequence[str]], form: Form, shown: Any 
             return check(whole, form)
         except Unreadable as reason:
             raise FormErrors({leaves[0].name: str(reason)}) from reason
-    for found in form.shape.reasons(whole):
+    for found in misfits(whole, form.shape):
         reasons.setdefault(*_placed(found, leaves))
     if reasons:
         raise FormErrors(reasons)
