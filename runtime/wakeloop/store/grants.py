@@ -15,20 +15,19 @@ from wakeloop.store.schema import ACTIVE_GRANT, Instant, grants
 _ADD = Insert(
     grants, ("id", "action", "origin", "contact", "limits", "request_id", "created_at", "expires_at")
 )
+_NOW = sa.bindparam("now", type_=Instant())
 _ACTIVE = (
     sa.select(grants)
     .where(
         grants.c.action == sa.bindparam("of_action"), grants.c.origin == sa.bindparam("of_origin"), ACTIVE_GRANT,
-        grants.c.expires_at > sa.bindparam("now", type_=Instant()),
+        grants.c.created_at <= _NOW, grants.c.expires_at > _NOW,
     )
     .order_by(grants.c.id)
 )  # fmt: skip
 _REVOKE = (
     sa.update(grants)
     .where(grants.c.id == sa.bindparam("grant"), ACTIVE_GRANT)
-    .values(
-        revoked_at=sa.bindparam("now", type_=Instant()), revoked_by=sa.bindparam("new_by", type_=sa.Text())
-    )
+    .values(revoked_at=_NOW, revoked_by=sa.bindparam("new_by", type_=sa.Text()))
 )
 _FIND = sa.select(grants).where(grants.c.id == sa.bindparam("grant"))
 _LIST = sa.select(grants).order_by(grants.c.id.desc()).limit(sa.bindparam("most", type_=sa.Integer()))
