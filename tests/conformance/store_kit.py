@@ -12,10 +12,19 @@ from uuid import UUID
 import pytest
 from tests.servers import Postgres
 
+from wakeloop.asking import RequestSpec, Settled
 from wakeloop.clock import VirtualClock
-from wakeloop.store import inbox, leases, turns
+from wakeloop.store import inbox, leases, requests, turns
 from wakeloop.store.database import Database
-from wakeloop.store.records import Committed, NewRequest, NewRun, RunRow, SessionCommit, SessionRow
+from wakeloop.store.records import (
+    Committed,
+    NewRequest,
+    NewRun,
+    RunRow,
+    SessionCommit,
+    SessionRow,
+    Settlement,
+)
 
 NOW = datetime(2026, 11, 2, 14, 0, 0, 123456, tzinfo=UTC)
 LEASE = timedelta(seconds=15)
@@ -73,6 +82,28 @@ class Store:
         with self.database.begin() as connection:
             return turns.commit(connection, commits, now=self.now)
 
+    def open(self, session: int | None = None, run: UUID | None = None, **facts: Any) -> UUID:
+        """A request of a session, or of a program outside, that was just made."""
+        new = question(self, run, **facts)
+        with self.database.begin() as connection:
+            assert requests.open_requests(connection, [(session, new)], now=self.now) == {new.id}
+        return new.id
+
+    def ask(self, id: UUID, *contacts: str) -> dict[str, bool]:
+        """Ask these people a request, as the desk does: whether it is each one's only open request."""
+        with self.database.begin() as connection:
+            requests.lock_contacts(connection, contacts)
+            return requests.add_recipients(connection, id, dict.fromkeys(contacts), now=self.now)
+
+    def settle(self, *settlements: Settlement) -> None:
+        with self.database.begin() as connection:
+            requests.settle(connection, settlements, now=self.now)
+
+    def codes(self, id: UUID) -> dict[str, str]:
+        """The code that each person knows a request by."""
+        with self.database.read() as connection:
+            return {row.contact: row.code for row in requests.recipients_of(connection, id)}
+
     def session(self, id: int) -> Any:
         return self.rows("SELECT * FROM sessions WHERE id = :id", id=id)[0]
 
@@ -112,10 +143,16 @@ def running(store: Store, session: SessionRow, **facts: Any) -> RunRow:
     )
 
 
-def question(store: Store, run: UUID, contact: str = "alice") -> NewRequest:
-    return NewRequest(
-        id=store.id(), run_id=run, contact=contact, text="Ship it?", options=None, expires_at=None
-    )
+def question(store: Store, run: UUID | None = None, **facts: Any) -> NewRequest:
+    """A question of a run, or of a program outside, to be recorded."""
+    spec = RequestSpec(kind="question", to=("alice",), text="Ship it?")
+    return requests.new_request(spec, id=store.id(), now=store.now, run_id=run, **facts)
+
+
+def settlement(store: Store, id: UUID, status: str = "answered", by: str | None = None) -> Settlement:
+    """The end of a request."""
+    outcome = Settled(status=status, text="yes" if by else "", by=by, at=store.now)
+    return Settlement(id=id, status=status, outcome=outcome.model_dump_json())
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:

@@ -21,11 +21,12 @@ from tests.conformance.store_kit import (
     raised,
     release,
     running,
+    settlement,
 )
 
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.store import due, inbox, leases, turns
-from wakeloop.store.records import InboxRow, NewRun, Post, Settlement
+from wakeloop.store.records import Committed, InboxRow, NewRun, Post, SessionRow
 
 
 @pytest.fixture(params=EVERY_STORE)
@@ -226,7 +227,10 @@ def test_an_arrival_and_a_release_at_once_never_lose_the_arrival(store: Store) -
                 found = inbox.post(connection, posts, {("standup", "a"): id}, now=store.now)
                 inbox.touch(connection, found, now=store.now)
 
-        results = at_once(lambda row=row: store.commit(release(row)), arrive)
+        def let_go(row: SessionRow = row) -> list[Committed]:
+            return store.commit(release(row))
+
+        results = at_once(let_go, arrive)
 
         assert raised(results) == []
         [committed] = results[0]
@@ -255,8 +259,9 @@ def test_a_batch_with_a_fenced_session_writes_the_others(store: Store) -> None:
     stale, good = store.held("a"), store.held("b")
     with store.database.begin() as connection:
         leases.hand_back(connection, [stale.id], owner="worker 1", now=store.now)
+    asked = {row.id: store.open(row.id) for row in (stale, good)}
     commits = [
-        change(row, state='"new"', new_runs=[running(store, row)], settlements=[Settlement(id=store.id(), status="answered")])
+        change(row, state='"new"', new_runs=[running(store, row)], settlements=[settlement(store, asked[row.id])])
         for row in (stale, good)
     ]  # fmt: skip
 
@@ -266,6 +271,8 @@ def test_a_batch_with_a_fenced_session_writes_the_others(store: Store) -> None:
     assert store.session(stale.id).state is None
     assert store.session(good.id).state == '"new"'
     assert len(store.rows("SELECT id FROM runs WHERE status = 'running'")) == 1
+    found = {row.session_id: row.status for row in store.rows("SELECT session_id, status FROM requests")}
+    assert found == {stale.id: "open", good.id: "answered"}
 
 
 def test_parents_and_children_that_commit_into_each_other_never_block(store: Store) -> None:
@@ -349,7 +356,8 @@ def test_everything_a_commit_may_hold_is_written_together(store: Store) -> None:
         [left] = turns.load_inbox(connection, [row.id])
         assert isinstance(left, InboxRow) and left.target == run.id
     assert len(store.rows("SELECT * FROM receivers")) == 2
-    assert store.rows("SELECT status FROM requests")[0].status == "open"
+    [row] = store.rows("SELECT status, session_id FROM requests")
+    assert (row.status, row.session_id) == ("open", loaded.session_id)
 
 
 def test_instants_keep_their_microseconds_whatever_their_zone(store: Store) -> None:

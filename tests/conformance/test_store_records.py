@@ -1,4 +1,4 @@
-"""What is recorded once: arrivals, runs, messages, deliveries, requests. One contract, every store."""
+"""What is recorded once: arrivals, runs, messages, deliveries. One contract, every store."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.conformance.store_kit import (
-    EVERY_STORE,
-    NOW,
-    Store,
-    at_once,
-    change,
-    make_stores,
-    question,
-    raised,
-    running,
-)
+from tests.conformance.store_kit import EVERY_STORE, NOW, Store, at_once, change, make_stores, raised, running
 
 from wakeloop.channel import DeliveryStatus
-from wakeloop.store import due, inbox, outbox, queries, received, requests, schedules
-from wakeloop.store.records import NewMessage, NewRun, Post, Settlement
+from wakeloop.store import claims, due, inbox, outbox, queries, received, schedules
+from wakeloop.store.records import NewMessage, NewRun, Post
 
 
 @pytest.fixture(params=EVERY_STORE)
@@ -37,15 +27,19 @@ def put(store: Store, *texts: str, contact: str = "alice", **facts: Any) -> list
         for text in texts
     ]  # fmt: skip
     with store.database.begin() as connection:
-        outbox.put(connection, None, new, {}, now=store.now)
+        outbox.put(connection, None, new, now=store.now)
     return [one.id for one in new]
 
 
 def claim(store: Store, *ids: UUID, owner: str = "sender 1") -> list[Any]:
+    """Take these deliveries as a sender does; each as it was before."""
     with store.database.begin() as connection:
-        return outbox.claim(
-            connection, ids, owner=owner, now=store.now, until=store.now + timedelta(seconds=120)
-        )
+        contacts = claims.lock_people(connection, ids, now=store.now)
+        waiting = claims.waiting(connection, contacts, now=store.now)
+        rows = [row for row in waiting if row.is_due and row.id in ids]
+        until = store.now + timedelta(seconds=120)
+        claims.take(connection, {row.id: until for row in rows}, owner=owner, now=store.now)
+    return rows
 
 
 def record(store: Store, id: UUID, status: DeliveryStatus, owner: str = "sender 1", **facts: Any) -> bool:
@@ -294,87 +288,7 @@ def test_what_was_tried_is_known_when_the_next_channel_is_chosen(store: Store) -
         assert queries.last_channel(connection, "alice") == "email"
 
 
-# ---------------------------------------------------------------------- requests
-
-
-def test_a_request_is_settled_once_by_the_first(store: Store) -> None:
-    """Of two settlements at once one wins, and nothing changes it afterwards."""
-    row = store.held("a")
-    run = running(store, row)
-    asked = question(store, run.id)
-    store.commit(change(row, new_runs=[run], requests=[asked]))
-
-    def settle(by: str) -> None:
-        with store.database.begin() as connection:
-            one = Settlement(id=asked.id, status="answered", answer=by, by=by)
-            requests.settle(connection, [one], now=store.now)
-
-    assert raised(at_once(lambda: settle("alice"), lambda: settle("bob"))) == []
-    with store.database.read() as connection:
-        first = requests.find(connection, asked.id)
-    settle("carol")
-    with store.database.begin() as connection:
-        requests.settle_of_runs(connection, [run.id], "cancelled", now=store.now)
-        last = requests.find(connection, asked.id)
-
-    assert first is not None and last is not None
-    assert first.by == first.answer and first.by in ("alice", "bob")
-    assert tuple(first) == tuple(last)
-
-
-def test_open_requests_of_a_person_have_different_codes(store: Store) -> None:
-    """Whoever asks a person, and however many at once: no two of their open requests have one code."""
-    rows = [store.held(f"{number}") for number in range(4)]
-
-    def ask(row: Any) -> dict[UUID, str | None]:
-        shown: dict[UUID, str | None] = {}
-        for _ in range(5):
-            new = [(row.id, question(store, store.id(), contact)) for contact in ("bob", "alice", "bob")]
-            with store.database.begin() as connection:
-                shown |= requests.open_requests(connection, new, now=store.now)
-        return shown
-
-    results = at_once(*[lambda row=row: ask(row) for row in rows])
-
-    assert raised(results) == []
-    for contact, count in (("alice", 20), ("bob", 40)):
-        with store.database.read() as connection:
-            codes = [row.code for row in requests.open_of_contact(connection, contact)]
-        assert len(codes) == len(set(codes)) == count
-    assert sum(code is None for shown in results for code in shown.values()) == 2
-
-
-def test_when_codes_run_out_longer_ones_are_made(store: Store) -> None:
-    """A person with more open requests than there are short codes gets longer codes, all different."""
-    row = store.held("a")
-    count = len(requests.CODES) + 30
-
-    with store.database.begin() as connection:
-        new = [(row.id, question(store, store.id())) for _ in range(count)]
-        shown = requests.open_requests(connection, new, now=store.now)
-
-    with store.database.read() as connection:
-        codes = {one.code for one in requests.open_of_contact(connection, "alice")}
-        found = requests.latest_of_contact(connection, "alice", max(codes, key=len))
-    assert len(codes) == len(shown) == count
-    assert found is not None
-
-
-def test_a_code_is_free_again_when_its_request_is_settled(store: Store) -> None:
-    """Settled requests hold no code, and the newest one with a code is the one that is found by it."""
-    row = store.held("a")
-    for _ in range(70):
-        asked = question(store, store.id())
-        with store.database.begin() as connection:
-            shown = requests.open_requests(connection, [(row.id, asked)], now=store.now)
-            requests.settle(connection, [Settlement(id=asked.id, status="expired")], now=store.now)
-        assert shown == {asked.id: None}
-
-    with store.database.read() as connection:
-        code = requests.find(connection, asked.id).code  # type: ignore[union-attr]
-        found = requests.latest_of_contact(connection, "alice", code)
-    assert len(code) == 2
-    assert found is not None and found.id == asked.id
+# ---------------------------------------------------------------------- receivers
 
 
 def test_only_sessions_that_wait_for_a_person_are_found(store: Store) -> None:
@@ -431,3 +345,4 @@ def test_looking_tells_what_is_due_and_what_comes_next(store: Store) -> None:
         found = due.look(connection, now=store.now)
 
     assert (found.sessions, found.deliveries, found.schedules, found.next) == (True, True, False, later)
+    assert not found.requests

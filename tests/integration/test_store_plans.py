@@ -19,8 +19,12 @@ from wakeloop.clock import VirtualClock
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import RunStatus
 from wakeloop.store import (
+    audit,
+    claims,
     due,
+    grants,
     inbox,
+    keys,
     leases,
     outbox,
     queries,
@@ -30,6 +34,7 @@ from wakeloop.store import (
     schedules,
     schema,
     turns,
+    verifications,
 )
 from wakeloop.store.batches import Insert
 from wakeloop.store.database import Database
@@ -50,7 +55,16 @@ LONG_AGO = NOW - timedelta(days=300)
 AHEAD = NOW + timedelta(days=3)
 SESSIONS, RUNS, MANY = 20_000, 50_000, 80_000
 CHUNK = 10_000
-MODULES = (due, inbox, leases, outbox, queries, received, repair, requests, schedules, turns)
+FEWER = {
+    "requests": 30_000, "recipients": 60_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000, "grants": 5_000,
+    "tokens": 20, "keys": 3, "verifications": 5_000,
+}  # fmt: skip
+SMALL = {"tokens", "keys"}
+"""Tables of a few rows, of which PostgreSQL reads all rather than an index; there must be one all the same."""
+MODULES = (
+    audit, claims, due, grants, inbox, keys, leases, outbox, queries, received, repair, requests, schedules, turns,
+    verifications,
+)  # fmt: skip
 
 FOR_PEOPLE = {
     "queries.count_rows": "counts; asked when a Simulation is made",
@@ -58,6 +72,8 @@ FOR_PEOPLE = {
     "queries.sent": "a list without a limit, of everything; for Simulation",
     "queries.list_schedules": "a list without a limit, of everything",
     "queries.find_runs": "the end of an id is in no index",
+    "keys.list_tokens": "a list without a limit, of everything",
+    "keys.has_tokens": "of a few tokens that people made it ends at the first that works",
     "queries.unrouted": "what stands in an outcome is in no index; newest first, it ends early",
     "leases.recover": "once, when a process starts that is alone",
     "outbox.recover": "once, when a process starts that is alone",
@@ -71,7 +87,7 @@ def uuid(kind: int, number: int) -> UUID:
 
 def rows_of(table: str) -> Iterator[dict[str, Any]]:
     """A store after a year: nearly everything is asleep or over."""
-    for n in range(1, {"sessions": SESSIONS, "runs": RUNS, "requests": 30_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000}.get(table, MANY) + 1):  # fmt: skip
+    for n in range(1, {"sessions": SESSIONS, "runs": RUNS, **FEWER}.get(table, MANY) + 1):  # fmt: skip
         session, run = n % SESSIONS + 1, uuid(1, n % RUNS + 1)
         match table:
             case "sessions":
@@ -88,13 +104,27 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
             case "messages":
                 yield {"id": uuid(2, n), "session_id": session, "inbound": n % 2 == 0, "contact": f"c{n % 2000}", "channel": "sms", "text": "hello", "at": LONG_AGO}  # fmt: skip
             case "deliveries":
-                yield {"id": uuid(3, n), "message_id": uuid(2, n), "contact": f"c{n % 2000}", "channel": "sms", "address": f"+{n}", "status": "failed" if n % 1000 == 0 else "delivered", "provider_id": f"SM{n}", "due_at": NOW if n < 10 else None, "created_at": LONG_AGO, "updated_at": LONG_AGO}  # fmt: skip
+                yield {"id": uuid(3, n), "message_id": uuid(2, n), "contact": f"c{n % 2000}", "channel": "sms", "address": f"+{n}", "status": "failed" if n % 1000 == 0 else "delivered", "provider_id": f"SM{n}", "due_at": NOW if n < 10 else None, "claimed_at": LONG_AGO, "bundle": uuid(3, n // 2 * 2) if n % 100 < 2 else None, "created_at": LONG_AGO, "updated_at": LONG_AGO}  # fmt: skip
             case "received":
                 yield {"id": n, "channel": "sms", "provider_id": f"R{n}", "address": f"+{n}", "contact": f"c{n % 2000}", "outcome": "a reply", "raw": "{}", "at": LONG_AGO}  # fmt: skip
             case "requests":
-                yield {"id": uuid(4, n), "session_id": session, "run_id": run, "kind": "question", "contact": f"c{n % 2000}", "code": "A3" if n <= 2000 else "C4", "text": "?", "status": "open" if n <= 2000 else "answered", "created_at": LONG_AGO}  # fmt: skip
+                is_open = n <= 2000
+                yield {"id": uuid(4, n), "session_id": session if n % 10 else None, "run_id": run if n % 10 else None, "kind": "question", "status": "open" if is_open else "answered", "spec": "{}", "created_at": LONG_AGO, "due_at": (NOW if n <= 20 else AHEAD) if is_open else None}  # fmt: skip
+            case "recipients":
+                request = (n + 1) // 2  # each request was asked of two people
+                yield {"request_id": uuid(4, request), "contact": f"c{request % 1000 * 2 + n % 2}", "code": "A3" if request <= 1000 else "C4", "open": request <= 2000, "added_at": LONG_AGO, "code_told": True}  # fmt: skip
+            case "audit":
+                yield {"id": n, "request_id": uuid(4, n % 30_000 + 1), "at": LONG_AGO, "contact": f"c{n % 2000}", "act": "answer", "result": "counted"}  # fmt: skip
+            case "grants":
+                yield {"id": uuid(5, n), "action": f"act{n % 50}", "origin": f"agent agent{n % 20}", "contact": f"c{n % 2000}", "limits": "{}", "request_id": uuid(4, n), "created_at": LONG_AGO, "expires_at": AHEAD if n % 10 == 0 else LONG_AGO, "revoked_at": LONG_AGO if n % 3 == 0 else None}  # fmt: skip
+            case "tokens":
+                yield {"id": n, "name": f"t{n}", "hash": f"h{n}", "scopes": "[]", "created_at": LONG_AGO}
+            case "keys":
+                yield {"name": f"k{n}", "value": "x", "created_at": LONG_AGO}
             case "receivers":
                 yield {"run_id": uuid(1, n), "op": 1, "session_id": session, "contact": f"c{n}" if n % 1000 else None}  # fmt: skip
+            case "verifications":
+                yield {"channel": "sms", "address": f"+{n}", "salt": "s", "code": "c", "sent_at": LONG_AGO, "expires_at": AHEAD, "verified_at": LONG_AGO}  # fmt: skip
             case "opt_outs":
                 yield {"channel": "sms", "address": f"+{n}", "at": LONG_AGO}
 
@@ -114,8 +144,8 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             for start in range(0, len(rows), CHUNK):
                 Insert(table, list(rows[0]))(connection, rows[start : start + CHUNK])
         if database.is_postgres:
-            for table in ("sessions", "inbox", "schedules", "received"):
-                connection.exec_driver_sql(f"SELECT setval('{table}_id_seq', 1000000)")
+            for name in ("sessions", "inbox", "schedules", "received", "audit", "tokens"):
+                connection.exec_driver_sql(f"SELECT setval('{name}_id_seq', 1000000)")
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE")
     yield database
@@ -141,8 +171,8 @@ def a_whole_commit(connection: Any) -> None:
                 records={row.id: [Record(seq=1, op=1, kind=Kind.STEP, name="x", at=NOW)]},
                 consumed=[id], retargeted=[(id + 1000, run)],
                 messages=[NewMessage(id=uuid(8, id), contact="c1", channel="sms", address="+1", via=None, subject=None, text="?")],
-                requests=[NewRequest(id=uuid(7, id), run_id=run, contact="c1", text="?", options=None, expires_at=None)],
-                settlements=[Settlement(id=uuid(4, id), status="answered")],
+                requests=[NewRequest(id=uuid(7, id), kind="question", spec="{}", run_id=run)],
+                settlements=[Settlement(id=uuid(4, id), status="answered", outcome="{}")],
                 spawned=[NewRun(id=uuid(6, id), agent="agent1", key="k1", event="{}")],
                 posts=[Post(agent="agent2", key=f"new{id}", kind="signal", dedupe="s1")],
                 wakeups=[NewWakeup(ref="w", spec="{}", anchor=NOW, nominal=AHEAD, due_at=AHEAD)],
@@ -162,24 +192,48 @@ def a_refused_commit() -> SessionCommit:
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {
+    "audit.append": lambda c: audit.append(c, uuid(4, 7), at=NOW, act="answer", result="counted"),
+    "audit.of_request": lambda c: audit.of_request(c, uuid(4, 7)),
+    "claims.lock_people": lambda c: claims.lock_people(c, [uuid(3, 1), put_one(c)], now=NOW),
+    "claims.waiting": lambda c: claims.waiting(c, ["c1", "c9"], now=NOW),
+    "claims.recent": lambda c: claims.recent(c, ["c1", "c9"], since=NOW - timedelta(hours=1)),
+    "claims.heard": lambda c: claims.heard(c, ["c1", "c9"], since=NOW - timedelta(hours=1)),
+    "claims.hold": lambda c: claims.hold(c, [(uuid(3, 1), AHEAD, "quiet"), (uuid(3, 2), AHEAD, "cap")]),
+    "claims.bundle": lambda c: claims.bundle(c, [[uuid(3, 1), uuid(3, 2)]], now=NOW),
+    "claims.take": lambda c: claims.take(c, {uuid(3, 1): AHEAD}, owner="w", now=NOW),
+    "claims.members": lambda c: claims.members(c, [uuid(3, 100), uuid(3, 200)]),
     "due.look": lambda c: due.look(c, now=NOW),
+    "grants.add": lambda c: grants.add(c, uuid(5, 9999), action="act7", origin="agent agent7", contact="c1", limits="{}", request_id=uuid(4, 7), now=NOW, expires_at=AHEAD),
+    "grants.active": lambda c: grants.active(c, action="act7", origin="agent agent7", now=NOW),
+    "grants.revoke": lambda c: grants.revoke(c, uuid(5, 7), by="c1", now=NOW),
+    "grants.find": lambda c: grants.find(c, uuid(5, 7)),
+    "grants.newest": lambda c: grants.newest(c, limit=20),
     "inbox.ensure_sessions": lambda c: inbox.ensure_sessions(c, [("agent1", "k1"), ("agent2", "k2"), ("agent3", "new")], now=NOW),
     "inbox.find_session": lambda c: inbox.find_session(c, "agent1", "k1"),
     "inbox.post": lambda c: inbox.post(c, [Post(agent="a", key="k", kind="signal", dedupe="d1")], {("a", "k"): 2}, now=NOW),
     "inbox.answer": lambda c: inbox.answer(c, [(3, uuid(1, 3), uuid(1, 4), "{}")], now=NOW),
     "inbox.queue_runs": lambda c: inbox.queue_runs(c, [NewRun(id=uuid(5, 1), agent="a", key="k", event="{}")], {("a", "k"): 2}, now=NOW),
     "inbox.touch": lambda c: inbox.touch(c, [1, 2, 30], now=NOW),
+    "keys.ensure_key": lambda c: (keys.ensure_key(c, "k1", now=NOW), keys.ensure_key(c, "new", now=NOW)),
+    "keys.find_key": lambda c: keys.find_key(c, "k1"),
+    "keys.add_token": lambda c: keys.add_token(c, name="new", hash="new", scopes="[]", now=NOW, expires_at=None),
+    "keys.token": lambda c: keys.token(c, "h7", now=NOW),
+    "keys.has_tokens": lambda c: keys.has_tokens(c, now=NOW),
+    "keys.list_tokens": lambda c: keys.list_tokens(c),
+    "keys.revoke_token": lambda c: keys.revoke_token(c, "t7", now=NOW),
     "leases.claim": lambda c: leases.claim(c, [1, 2, 3], owner="w", now=NOW, until=AHEAD),
     "leases.extend": lambda c: leases.extend(c, [1, 2, 3], owner="w", until=AHEAD),
     "leases.hand_back": lambda c: leases.hand_back(c, [1, 2, 3], owner="w", now=NOW),
     "leases.claim_due": lambda c: leases.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
     "leases.recover": lambda c: leases.recover(c, now=NOW),
-    "outbox.put": lambda c: outbox.put(c, None, [NewMessage(id=uuid(8, 1), contact="c1", channel="sms", address="+1", via=None, subject=None, text="?")], {}, now=NOW),
+    "outbox.put": lambda c: outbox.put(c, None, [NewMessage(id=uuid(8, 1), contact="c1", channel="sms", address="+1", via=None, subject=None, text="?")], now=NOW),
     "outbox.put_all": lambda c: None,
     "outbox.add_delivery": lambda c: outbox.add_delivery(c, uuid(8, 2), uuid(2, 5), "c1", "email", "a@b.c", now=NOW),
     "outbox.claim_due": lambda c: outbox.claim_due(c, now=NOW, limit=1000),
     "outbox.recover": lambda c: outbox.recover(c, now=NOW),
-    "outbox.claim": lambda c: outbox.claim(c, [uuid(3, 1), put_one(c)], owner="w", now=NOW, until=AHEAD),
+    "outbox.together_with": lambda c: outbox.together_with(c, uuid(2, 100)),
+    "outbox.message_of": lambda c: outbox.message_of(c, "sms", "SM7"),
+    "outbox.last_message": lambda c: outbox.last_message(c, "c7", "sms"),
     "outbox.record": lambda c: outbox.record(c, uuid(3, 1), owner="w", status=DeliveryStatus.SENT, now=NOW, provider_id="SM5"),
     "outbox.update_status": lambda c: outbox.update_status(c, "sms", sent_one(c), DeliveryStatus.DELIVERED, None, now=NOW),
     "outbox.is_recorded": lambda c: outbox.is_recorded(c, "sms", "SM7"),
@@ -187,12 +241,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "outbox.tried_channels": lambda c: outbox.tried_channels(c, uuid(2, 7)),
     "outbox.set_channel": lambda c: outbox.set_channel(c, uuid(2, 7), "email"),
     "outbox.opted_out": lambda c: outbox.opted_out(c, "sms", "+7"),
-    "outbox.set_opt_out": lambda c: (outbox.set_opt_out(c, "sms", "+7", False, now=NOW), outbox.set_opt_out(c, "sms", "+7", True, now=NOW)),
+    "outbox.set_opt_out": lambda c: [outbox.set_opt_out(c, "sms", "+7", out, now=NOW) for out in (False, True)],  # type: ignore[func-returns-value]
     "received.record": lambda c: received.record(c, channel="sms", provider_id="R1", address="+1", contact=None, raw="{}", now=NOW),
     "received.set_outcome": lambda c: received.set_outcome(c, 7, "kept", None),
     "received.add_message": lambda c: received.add_message(c, id=uuid(8, 3), session_id=1, request_id=None, contact="c1", channel="sms", text="?", attachments=None, now=NOW),
     "received.waiting_for": lambda c: received.waiting_for(c, "c7"),
     "received.session_of_request": lambda c: received.session_of_request(c, uuid(4, 7)),
+    "received.session": lambda c: received.session(c, 7),
     "received.message": lambda c: received.message(c, uuid(2, 7)),
     "repair.lock": lambda c: repair.lock(c, 7),
     "repair.close": lambda c: repair.close(c, uuid(1, 7), now=NOW),
@@ -201,12 +256,29 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "repair.set_state": lambda c: repair.set_state(c, 7, None),
     "repair.park": lambda c: repair.park(c, a_refused_commit(), "{}", now=NOW),
     "repair.reopen": lambda c: repair.reopen(c, uuid(1, 7), waits=None, applied=1),
-    "requests.open_requests": lambda c: requests.open_requests(c, [(7, NewRequest(id=uuid(7, 1), run_id=uuid(1, 7), contact="c7", text="?", options=None, expires_at=None))], now=NOW),
-    "requests.settle": lambda c: requests.settle(c, [Settlement(id=uuid(4, 7), status="answered")], now=NOW),
-    "requests.settle_of_runs": lambda c: requests.settle_of_runs(c, [uuid(1, 7)], "cancelled", now=NOW),
-    "requests.open_of_contact": lambda c: requests.open_of_contact(c, "c7"),
-    "requests.latest_of_contact": lambda c: requests.latest_of_contact(c, "c7", "C4"),
+    "requests.open_requests": lambda c: requests.open_requests(c, [(7, NewRequest(id=uuid(7, 1), kind="question", spec="{}", run_id=uuid(1, 7)))], now=NOW),
+    "requests.settle": lambda c: requests.settle(c, [Settlement(id=uuid(4, n), status="answered", outcome="{}") for n in (7, 8)], now=NOW),
+    "requests.settle_told": lambda c: requests.settle_told(c, uuid(4, 7), "answered", "{}", now=NOW),
+    "requests.settle_of_runs": lambda c: requests.settle_of_runs(c, [uuid(1, 8), uuid(1, 9)], "cancelled", "{}", now=NOW),
     "requests.find": lambda c: requests.find(c, uuid(4, 7)),
+    "requests.lock": lambda c: requests.lock(c, uuid(4, 7)),
+    "requests.look_due": lambda c: requests.look_due(c, now=NOW, limit=200),
+    "requests.lock_due": lambda c: requests.lock_due(c, [uuid(4, n) for n in range(1, 200)], range(1, 200), now=NOW),
+    "requests.lock_contacts": lambda c: requests.lock_contacts(c, ["c7", "c8"]),
+    "requests.move": lambda c: requests.move(c, uuid(4, 7), due_at=AHEAD, asked_at=NOW, reminders=1, escalations=0),
+    "requests.set_args": lambda c: requests.set_args(c, uuid(4, 7), "{}", "d"),
+    "requests.add_recipients": lambda c: requests.add_recipients(c, uuid(4, 7), {"c7": None, "c77": "sms"}, now=NOW),
+    "requests.set_via": lambda c: requests.set_via(c, uuid(4, 7), "c15", "sms"),
+    "requests.note_told": lambda c: requests.note_told(c, uuid(4, 7), "c15"),
+    "requests.note_unreachable": lambda c: requests.note_unreachable(c, uuid(4, 7), "c15"),
+    "requests.set_draft": lambda c: requests.set_draft(c, uuid(4, 7), "c15", "{}"),
+    "requests.set_vote": lambda c: requests.set_vote(c, uuid(4, 7), "c15", "d"),
+    "requests.recipients_of": lambda c: requests.recipients_of(c, uuid(4, 7)),
+    "requests.recipients_of_all": lambda c: requests.recipients_of_all(c, [uuid(4, n) for n in range(1, 101)]),
+    "requests.open_of_contact": lambda c: requests.open_of_contact(c, "c7"),
+    "requests.of_contact": lambda c: requests.of_contact(c, "c7", limit=100),
+    "requests.one_of_contact": lambda c: requests.one_of_contact(c, "c15", uuid(4, 7)),
+    "requests.latest_of_contact": lambda c: requests.latest_of_contact(c, "c7", "C4"),
     "schedules.of_sessions": lambda c: schedules.of_sessions(c, [7, 8]),
     "schedules.defined": lambda c: schedules.defined(c, 7),
     "schedules.add": lambda c: schedules.add(c, [{"session_id": 7, "agent": "a", "ref": "z", "own": False, "spec": "{}", "anchor": NOW, "nominal": AHEAD, "due_at": AHEAD}]),
@@ -220,18 +292,26 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "turns.load_parked": lambda c: turns.load_parked(c, [uuid(1, 7), uuid(1, 8)]),
     "turns.load_sessions": lambda c: turns.load_sessions(c, [7, 8, 9]),
     "turns.commit": a_whole_commit,
+    "verifications.begin": lambda c: verifications.begin(c, "sms", "+7", now=NOW),
+    "verifications.take": lambda c: verifications.take(c, "sms", "+7", "123456", NOW),
+    "verifications.find": lambda c: verifications.find(c, "sms", "+7"),
+    "verifications.verified": lambda c: verifications.verified(c, "sms", ["+7", "+8"]),
+    "verifications.opted_out": lambda c: verifications.opted_out(c, "sms", ["+7", "+8"]),
     "queries.list_runs": lambda c: (queries.list_runs(c, limit=20), queries.list_runs(c, session=7), queries.list_runs(c, statuses=["failed", "stuck"], limit=20)),
     "queries.find_run": lambda c: queries.find_run(c, uuid(1, 7)),
     "queries.find_runs": lambda c: queries.find_runs(c, "0a"),
     "queries.list_sessions": lambda c: queries.list_sessions(c),
     "queries.find_session": lambda c: queries.find_session(c, "agent7", "k7"),
+    "queries.session": lambda c: queries.session(c, 7),
     "queries.conversation": lambda c: queries.conversation(c, 7),
     "queries.sent": lambda c: queries.sent(c),
     "queries.list_messages": lambda c: queries.list_messages(c, limit=20),
+    "queries.deliveries_of": lambda c: queries.deliveries_of(c, uuid(2, 7)),
     "queries.failed_deliveries": lambda c: queries.failed_deliveries(c, limit=20),
     "queries.list_received": lambda c: queries.list_received(c, limit=20),
     "queries.unrouted": lambda c: queries.unrouted(c, limit=20),
-    "queries.list_requests": lambda c: queries.list_requests(c, run=uuid(1, 7)),
+    "queries.list_requests": lambda c: (queries.list_requests(c, run=uuid(1, 7)), queries.list_requests(c, limit=100), queries.list_requests(c, status="open", limit=100)),
+    "queries.find_request": lambda c: queries.find_request(c, uuid(4, 7)),
     "queries.list_schedules": lambda c: queries.list_schedules(c),
     "queries.pending_inbox": lambda c: queries.pending_inbox(c, 7),
     "queries.count_rows": lambda c: queries.count_rows(c),
@@ -273,13 +353,22 @@ def whole_reads(connection: Any, statement: str, parameters: Any, postgres: bool
     """The large tables that a statement reads from end to end."""
     large = {table.name for table in schema.metadata.sorted_tables}
     if postgres:
-        plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
-        plan = plan if isinstance(plan, list) else json.loads(plan)
-        return [node["Relation Name"] for node in _nodes(plan[0]["Plan"]) if node["Node Type"] == "Seq Scan"]
+        found = _sequential(connection, statement, parameters)
+        if found and SMALL.issuperset(found):
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            found = _sequential(connection, statement, parameters)
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
+        return found
     lines = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     # In the order that is wanted, until the limit is reached: that is no scan of the whole.
     ends_early = "LIMIT" in statement and not any("TEMP B-TREE" in line for line in lines)
     return [line for line in lines if line.startswith("SCAN") and line.split()[1] in large and not ends_early]
+
+
+def _sequential(connection: Any, statement: str, parameters: Any) -> list[str]:
+    plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+    plan = plan if isinstance(plan, list) else json.loads(plan)
+    return [node["Relation Name"] for node in _nodes(plan[0]["Plan"]) if node["Node Type"] == "Seq Scan"]
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -310,7 +399,9 @@ def test_a_statement_reads_no_large_table_from_end_to_end(filled: Database, verb
         transaction.rollback()
 
     assert found == {}
-    assert seen or verb in ("outbox.put_all", "turns.run_row")
+    # SQLite has one writer, so nobody needs to be locked out.
+    one_writer = not filled.is_postgres and verb == "requests.lock_contacts"
+    assert seen or one_writer or verb in ("outbox.put_all", "turns.run_row")
 
 
 def test_unneeded_exceptions_are_not_kept() -> None:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from tests.conformance.store_kit import at_once, raised
 from tests.servers import Postgres, free_port
 
+from wakeloop.asking import RequestSpec, Settled
+from wakeloop.clock import VirtualClock
+from wakeloop.decisions import Actor, Decisions
+from wakeloop.desk import Desk
 from wakeloop.errors import ConfigurationError, SchemaMismatch
-from wakeloop.store import migration
+from wakeloop.links import Links
+from wakeloop.people import People
+from wakeloop.registry import Registry
+from wakeloop.store import due, inbox, migration, requests
 from wakeloop.store.database import Database
-from wakeloop.store.schema import metadata
+from wakeloop.store.schema import Instant, metadata
+from wakeloop.world import World
 
 MakeDatabase = Callable[[], Database]
 
@@ -183,3 +195,158 @@ def test_a_database_of_another_kind_is_refused(url: str) -> None:
     """A URL of another kind of database is refused before anything is connected to."""
     with pytest.raises(ConfigurationError, match="WAKELOOP_DATABASE_URL"):
         Database(url)
+
+
+# ---------------------------------------------------------------------- what was there before
+
+LONG_AGO = datetime(2026, 10, 1, 9, 30, tzinfo=UTC)
+NOW = datetime(2026, 11, 2, 14, 0, 0, 123456, tzinfo=UTC)
+OLD_REQUESTS = sa.table(
+    "requests", sa.column("id", sa.Uuid()), sa.column("session_id", sa.BigInteger()), sa.column("run_id", sa.Uuid()),
+    sa.column("kind", sa.Text()), sa.column("contact", sa.Text()), sa.column("code", sa.Text()),
+    sa.column("text", sa.Text()), sa.column("options", sa.Text()), sa.column("status", sa.Text()),
+    sa.column("created_at", Instant()), sa.column("expires_at", Instant()), sa.column("settled_at", Instant()),
+    sa.column("answer", sa.Text()), sa.column("by", sa.Text()),
+)  # fmt: skip
+ANSWERED, WITH_END, WITHOUT_END, EXPIRED, CANCELLED = (UUID(int=number) for number in range(1, 6))
+RUN = UUID(int=77)
+
+
+def upgrade_to(database: Database, revision: str) -> None:
+    """Bring a store to an earlier schema, as a version of wakeloop did that knew no later one."""
+    scripts = migration._scripts()
+
+    def steps(present: Any, context: Any) -> Any:
+        return scripts._upgrade_revs(revision, present)
+
+    with (
+        database.begin() as connection,
+        EnvironmentContext(migration._config(), scripts, fn=steps) as environment,
+    ):
+        environment.configure(connection=connection, transactional_ddl=True)
+        with environment.begin_transaction():
+            environment.run_migrations()
+
+
+def questions_of_0001(session: int) -> list[dict[str, Any]]:
+    """Questions as the first schema kept them: each of one person, and what it came to in columns."""
+    common = {
+        "session_id": session, "run_id": RUN, "kind": "question", "contact": "alice", "text": "Ship it?",
+        "options": None, "created_at": LONG_AGO, "expires_at": None, "settled_at": None, "answer": None, "by": None,
+    }  # fmt: skip
+    return [
+        common | {"id": ANSWERED, "code": "A3", "status": "answered", "settled_at": LONG_AGO + timedelta(hours=1), "answer": "yes, “now” 👍", "by": "alice", "expires_at": NOW},
+        common | {"id": WITH_END, "code": "A3", "status": "open", "expires_at": NOW + timedelta(minutes=5)},
+        common | {"id": WITHOUT_END, "code": "C4", "status": "open", "text": "Which one?\n“Say”", "options": '["red", "blü"]'},
+        common | {"id": EXPIRED, "contact": "bob", "code": "A3", "status": "expired", "settled_at": NOW, "expires_at": NOW},
+        common | {"id": CANCELLED, "contact": "bob", "code": "A3", "status": "cancelled", "settled_at": NOW},
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def upgraded(make_database: MakeDatabase) -> Database:
+    """A store that was made by the first version, with questions in it, and brought to this one's schema."""
+    database = make_database()
+    database.use_clock(VirtualClock(NOW))
+    upgrade_to(database, "0001")
+    with database.begin() as connection:
+        assert database.revision(connection) == "0001"
+        [session] = inbox.ensure_sessions(connection, [("standup", "a")], now=LONG_AGO).values()
+        connection.execute(sa.insert(OLD_REQUESTS), questions_of_0001(session))
+    database.upgrade()
+    return database
+
+
+def test_questions_of_the_first_schema_are_kept(upgraded: Database) -> None:
+    """An upgrade keeps every question: what was asked of whom, under which code, and how it ended."""
+    upgraded.check_schema()
+    with upgraded.read() as connection:
+        rows = {row.id: row for row in connection.execute(sa.select(metadata.tables["requests"]))}
+        people = {id: requests.recipients_of(connection, id) for id in rows}
+
+    [session] = {row.session_id for row in rows.values()}
+    for old in questions_of_0001(session):
+        row, [person] = rows[old["id"]], people[old["id"]]
+        is_open = old["status"] == "open"
+        facts = (
+            row.session_id,
+            row.run_id,
+            row.kind,
+            row.status,
+            row.created_at,
+            row.expires_at,
+            row.settled_at,
+        )
+        assert facts == tuple(old[name] for name in ("session_id", "run_id", "kind", "status", "created_at", "expires_at", "settled_at"))  # fmt: skip
+        assert (person.contact, person.code, person.open) == (old["contact"], old["code"], is_open)
+        assert (person.added_at, person.code_told, person.unreachable) == (LONG_AGO, True, False)
+        assert (person.vote, person.draft, person.via) == (None, None, None)
+        spec = RequestSpec.model_validate_json(row.spec)
+        assert (spec.kind, spec.to, spec.text) == ("question", (old["contact"],), old["text"])
+        assert spec.options == tuple(json.loads(old["options"] or "[]"))
+        # Those that are open were asked, and have nothing to come but their end.
+        assert (row.asked_at, row.due_at) == (LONG_AGO, old["expires_at"] if is_open else None)
+        assert (row.outcome is None) == is_open
+        if not is_open:
+            settled = Settled.model_validate_json(row.outcome)
+            assert (settled.status, settled.by, settled.at) == (old["status"], old["by"], old["settled_at"])
+            assert (settled.text, settled.value) == (old["answer"] or "", old["answer"])
+    assert len(rows) == 5
+
+
+def offices(database: Database) -> tuple[Desk, Decisions]:
+    """Whatever asks people and takes their answers, on this store."""
+    people = People({name: {"console": name} for name in ("alice", "bob")})
+    world = World(registry=Registry([]), people=people, ids=VirtualClock(NOW, seed="ids"))
+    links = Links(keys=lambda: ("key",), base_url=None, now=database.now)
+    desk = Desk(world=world, links=links)
+    return desk, Decisions(world=world, desk=desk, links=links)
+
+
+def test_an_open_question_of_the_first_schema_can_be_answered(upgraded: Database) -> None:
+    """A question that was open when the store was upgraded takes its answer, and the run that waits for it is told."""
+    _, decisions = offices(upgraded)
+    actor = Actor(contact="alice", channel="console", auth="test")
+
+    with upgraded.begin() as connection:
+        codes = {row.id: row.code for row in requests.open_of_contact(connection, "alice")}
+        attempt = decisions.reply(connection, WITH_END, actor, "tomorrow", now=NOW)
+        late = decisions.reply(connection, ANSWERED, actor, "no", now=NOW)
+        row = requests.find(connection, WITH_END)
+        arrived = connection.execute(sa.text("SELECT kind, target, dedupe FROM inbox")).all()
+        left = [one.id for one in requests.open_of_contact(connection, "alice")]
+        found = due.look(connection, now=NOW)
+
+    assert codes == {WITH_END: "A3", WITHOUT_END: "C4"}
+    assert (attempt.accepted, attempt.status) == (True, "answered")
+    assert (late.accepted, late.status) == (False, "answered")
+    assert row is not None
+    settled = Settled.model_validate_json(row.outcome)
+    assert (settled.text, settled.value, settled.by, settled.at) == ("tomorrow", "tomorrow", "alice", NOW)
+    assert [(one.kind, UUID(str(one.target)), one.dedupe) for one in arrived] == [("reply", RUN, f"settled:{WITH_END}")]  # fmt: skip
+    assert left == [WITHOUT_END]
+    assert not found.requests
+
+
+def test_an_open_question_of_the_first_schema_expires(upgraded: Database) -> None:
+    """A question that was open when the store was upgraded expires at its time, and one without stays open."""
+    desk, _ = offices(upgraded)
+    end = NOW + timedelta(minutes=5)
+
+    with upgraded.begin() as connection:
+        coming = due.look(connection, now=NOW).next
+        before = desk.sweep(connection, now=end - timedelta(microseconds=1))
+        after = desk.sweep(connection, now=end)
+        again = desk.sweep(connection, now=end + timedelta(days=1000))
+        statuses = {id: requests.find(connection, id) for id in (WITH_END, WITHOUT_END)}
+        [item] = connection.execute(sa.text("SELECT kind, dedupe FROM inbox")).all()
+        people = requests.recipients_of(connection, WITH_END)
+
+    assert coming == end
+    assert (before, after, again) == (0, 1, 0)
+    assert {id: row.status for id, row in statuses.items() if row} == {
+        WITH_END: "expired",
+        WITHOUT_END: "open",
+    }
+    assert (item.kind, item.dedupe) == ("reply", f"settled:{WITH_END}")
+    assert [person.open for person in people] == [False]
