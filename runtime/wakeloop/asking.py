@@ -237,7 +237,7 @@ def choices(spec: RequestSpec) -> list[tuple[str, str, str]]:
         ]
         return [("Yes", "yes", "yes"), ("No", "no", "no"), *reasons]
     if spec.options:
-        return [(option, str(number), "") for number, option in enumerate(spec.options, start=1)]
+        return [(option, f"#{number}", "") for number, option in enumerate(spec.options, start=1)]
     if spec.answer_form.shape.kind == "boolean":
         return [("Yes", "yes", "yes"), ("No", "no", "no")]
     return []

@@ -107,7 +107,7 @@ class Decisions:
     ) -> Attempt:
         form = opened.spec.answer_form
         draft = Draft.load(opened.person.draft) if opened.person.draft else Draft()
-        is_begun = bool(draft.values)
+        is_begun = bool(draft.values or draft.left_out)
         try:
             if form.is_flat:
                 draft, value = advance(form, draft, text)
@@ -123,6 +123,8 @@ class Decisions:
         except Unreadable as reason:
             return self._ask_again(connection, opened, actor, form, draft, str(reason), text, now)
         words = _in_words(value) if is_begun else text
+        if text.startswith("#") and form.choices:  # a button, which stands for a choice
+            words = next((choice.label for choice in form.choices if choice.value == value), text)
         return self._answer(connection, opened, actor, words, value, now)
 
     def _ask_again(

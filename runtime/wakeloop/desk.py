@@ -176,16 +176,17 @@ class Desk:
             contact: [one for one in store.open_of_contact(connection, contact) if one.id != row.id]
             for contact in wanted
         }
+        untold = {contact: [one for one in found if not one.code_told] for contact, found in earlier.items()}
+        store.note_told(connection, [(one.id, contact) for contact, found in untold.items() for one in found])
         alone = store.add_recipients(connection, row.id, wanted, now=now)
         for contact, via in wanted.items():
             told = store.one_of_contact(connection, contact, row.id)
             assert told is not None
-            untold = [one for one in earlier[contact] if not one.code_told]
-            for one in untold:
-                store.note_told(connection, one.id, contact)
             how = HowToReply(
                 code=None if alone[contact] else told.code,
-                earlier=[(one.code, RequestSpec.model_validate_json(one.spec).title) for one in untold],
+                earlier=[
+                    (one.code, RequestSpec.model_validate_json(one.spec).title) for one in untold[contact]
+                ],
             )
             text = self.text(row, spec, contact, how, args=_args(row))
             self._write(connection, row, spec, contact, via, text, now, act="ask")
@@ -215,7 +216,7 @@ class Desk:
             how = HowToReply(code=person.code if others else None)
             text = "Reminder: " + self.text(row, spec, person.contact, how, args=_args(row))
             if others:
-                store.note_told(connection, row.id, person.contact)
+                store.note_told(connection, [(row.id, person.contact)])
             self._write(connection, row, spec, person.contact, person.via, text, now, act="remind")
 
     def ask_changed(
@@ -348,6 +349,7 @@ class Desk:
         if row is None or row.status != RequestStatus.OPEN:
             return
         spec = RequestSpec.model_validate_json(row.spec)
+        store.lock_contacts(connection, self._everybody(spec))
         audit.append(connection, row.id, at=now, act="deliver", result="undeliverable", contact=contact)
         self._unreachable(connection, row, spec, contact, reason, now)
 

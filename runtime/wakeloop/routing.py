@@ -177,9 +177,8 @@ class Routing:
 
     def _ask_which(self, message: Arrived, contact: str, open_ones: list[Any]) -> str:
         self._keep(message, contact, None)
-        for row in open_ones[:LISTED]:
-            if not row.code_told:
-                request_store.note_told(message.connection, row.id, contact)
+        told = [(row.id, contact) for row in open_ones[:LISTED] if not row.code_told]
+        request_store.note_told(message.connection, told)
         lines = [
             f"{row.code}: {RequestSpec.model_validate_json(row.spec).title}" for row in open_ones[:LISTED]
         ]

@@ -113,11 +113,25 @@ class Runtime:
         """The keys that links are signed with: of the settings, newest first, else one that this store keeps."""
         if not self._signing:
             given = [key.get_secret_value() for key in self.settings.secret_keys]
-            if not given:
-                with self.database.begin() as connection:
-                    given = [keys.ensure_key(connection, "links", now=self.database.now())]
-            self._signing = tuple(given)
+            self._signing = tuple(given or [self._kept_key()])
         return self._signing
+
+    def _kept_key(self) -> str:
+        # Links are made within writing transactions, and SQLite has one of those at a time: only the very first use,
+        # which is `prepare`, may write.
+        with self.database.read() as connection:
+            key = keys.find_key(connection, "links")
+        if key is None:
+            with self.database.begin() as connection:
+                key = keys.ensure_key(connection, "links", now=self.database.now())
+        return key
+
+    def prepare(self) -> None:
+        """Make sure that the store can be used, and has what every process signs with.
+
+        Raises ConfigurationError if it cannot be used, or its schema is not this version's."""
+        self.database.check_schema()
+        self._keys()
 
     def _load_agents(self) -> Registry:
         loaded = load_folder(Path(self.settings.agents_dir))
@@ -160,7 +174,7 @@ class Runtime:
     def start(self, dispatcher: Dispatcher) -> None:
         """Begin to claim what is due, and hand it to the dispatcher. Raises ConfigurationError if the store cannot be
         used, or its schema is not this version's."""
-        self.database.check_schema()
+        self.prepare()
         self._stopped = False
         if self._alone:
             self.timers.recover()

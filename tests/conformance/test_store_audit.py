@@ -96,3 +96,19 @@ def test_the_database_refuses_to_change_the_record(store: Store, statement: str)
     assert [tuple(row) for row in lines(store, id)] == before
     append(store, id, "expire", "expired")
     assert len(lines(store, id)) == 3
+
+
+def test_the_record_can_be_neither_emptied_nor_overwritten(store: Store) -> None:
+    """The ways around row triggers that each database has are closed, too."""
+    id = store.id()
+    append(store, id, "approve", contact="alice")
+    way_around = (
+        "TRUNCATE audit"
+        if store.database.is_postgres
+        else "INSERT OR REPLACE INTO audit (id, request_id, at, act, result) SELECT id, request_id, at, act, 'late' FROM audit"
+    )
+
+    with pytest.raises(DBAPIError, match="audit is append-only"), store.database.begin() as connection:
+        connection.execute(sa.text(way_around))
+
+    assert [row.result for row in lines(store, id)] == ["counted"]

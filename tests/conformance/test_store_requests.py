@@ -366,7 +366,7 @@ def test_what_is_known_of_each_person_is_kept(store: Store) -> None:
         requests.set_vote(connection, id, "alice", "d1")
         requests.set_draft(connection, id, "alice", '{"values": {}}')
         requests.set_via(connection, id, "alice", "email")
-        requests.note_told(connection, id, "alice")
+        requests.note_told(connection, [(id, "alice")])
         requests.note_unreachable(connection, id, "bob")
 
     with store.database.read() as connection:

@@ -239,7 +239,7 @@ def test_turns_and_decisions_of_one_request_never_block(store: Store) -> None:
                 found = requests.lock_due(connection, ids, [session], now=store.now)
                 requests.lock_contacts(connection, ["bob", "alice"])
                 for one in found:
-                    requests.note_told(connection, one.id, "bob")
+                    requests.note_told(connection, [(one.id, "bob")])
             return len(found)
 
         results = at_once(turn, decide, sweep)

@@ -414,7 +414,7 @@ def test_a_pressed_button_a_reply_and_a_token_name_their_request() -> None:
         comes(3, "at nine", token=given["Time"].token)
         sim.advance(0)
 
-        assert sim.run(run).result == ["2", "in the park", "at nine"]
+        assert sim.run(run).result == ["blue", "in the park", "at nine"]
 
 
 def test_a_button_of_somebody_elses_request_is_nothing() -> None:

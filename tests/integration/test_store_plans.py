@@ -269,7 +269,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "requests.set_args": lambda c: requests.set_args(c, uuid(4, 7), "{}", "d"),
     "requests.add_recipients": lambda c: requests.add_recipients(c, uuid(4, 7), {"c7": None, "c77": "sms"}, now=NOW),
     "requests.set_via": lambda c: requests.set_via(c, uuid(4, 7), "c15", "sms"),
-    "requests.note_told": lambda c: requests.note_told(c, uuid(4, 7), "c15"),
+    "requests.note_told": lambda c: requests.note_told(c, [(uuid(4, 7), "c15")]),
     "requests.note_unreachable": lambda c: requests.note_unreachable(c, uuid(4, 7), "c15"),
     "requests.set_draft": lambda c: requests.set_draft(c, uuid(4, 7), "c15", "{}"),
     "requests.set_vote": lambda c: requests.set_vote(c, uuid(4, 7), "c15", "d"),

@@ -73,13 +73,19 @@ _SETTLE = sa.update(requests).where(requests.c.id == sa.bindparam("request"), _I
 _SETTLE_AND_TELL = _SETTLE.values(**_END, due_at=_NOW)
 _SETTLE_TOLD = _SETTLE.values(**_END, due_at=None)
 _SETTLE_OF_RUNS = (
-    sa.update(requests).where(among(requests.c.run_id, "runs"), _IS_OPEN).values(**_END, due_at=_NOW)
+    sa.update(requests)
+    .where(among(requests.c.run_id, "runs"), _IS_OPEN)
+    .values(**_END, due_at=_NOW)
+    .returning(requests.c.id)
+)
+# Whoever changes several people's rows locks them in one order: see also `note_told`.
+_LOCK_ASKED = (
+    sa.select(recipients.c.contact)
+    .where(among(recipients.c.request_id, "ids"))
+    .order_by(recipients.c.request_id, recipients.c.contact)
+    .with_for_update(key_share=True)
 )
 _CLOSE = sa.update(recipients).where(among(recipients.c.request_id, "ids")).values(open=False)
-_of_runs = sa.select(requests.c.id).where(among(requests.c.run_id, "runs"))
-_CLOSE_OF_RUNS = (
-    sa.update(recipients).where(recipients.c.request_id.in_(_of_runs.scalar_subquery())).values(open=False)
-)
 _MOVE = (
     sa.update(requests)
     .where(requests.c.id == sa.bindparam("request"))
@@ -212,7 +218,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement], *, now: da
             for one in settlements
         ]
         connection.execute(_SETTLE_AND_TELL, rows)
-        connection.execute(_CLOSE, {"ids": sorted(one.id for one in settlements)})
+        _close(connection, [one.id for one in settlements])
 
 
 def settle_of_runs(
@@ -222,8 +228,7 @@ def settle_of_runs(
     if run_ids:
         runs = sorted(run_ids)
         parameters = {"runs": runs, "new_status": status, "new_outcome": outcome, "now": now}
-        if connection.execute(_SETTLE_OF_RUNS, parameters).rowcount:
-            connection.execute(_CLOSE_OF_RUNS, {"runs": runs})
+        _close(connection, list(connection.execute(_SETTLE_OF_RUNS, parameters).scalars()))
 
 
 def settle_told(connection: Connection, id: UUID, status: str, outcome: str, *, now: datetime) -> bool:
@@ -231,8 +236,15 @@ def settle_told(connection: Connection, id: UUID, status: str, outcome: str, *, 
     parameters = {"request": id, "new_status": status, "new_outcome": outcome, "now": now}
     settled = connection.execute(_SETTLE_TOLD, parameters).rowcount == 1
     if settled:
-        connection.execute(_CLOSE, {"ids": [id]})
+        _close(connection, [id])
     return settled
+
+
+def _close(connection: Connection, ids: Collection[UUID]) -> None:
+    """Free the codes of requests that have ended."""
+    if ids:
+        connection.execute(_LOCK_ASKED, {"ids": sorted(ids)}).all()
+        connection.execute(_CLOSE, {"ids": sorted(ids)})
 
 
 # ---------------------------------------------------------------------- looking and locking
@@ -262,7 +274,8 @@ def look_due(connection: Connection, *, now: datetime, limit: int) -> list[sa.Ro
 def lock_due(
     connection: Connection, ids: Collection[UUID], session_ids: Collection[int], *, now: datetime
 ) -> list[sa.Row[Any]]:
-    """Those of these requests that are due still and nobody else has in hand, locked, after their sessions."""
+    """Those of these requests that are due still and that nobody else has in hand, locked after their sessions; for
+    sessions that somebody has in hand it waits."""
     if session_ids:
         connection.execute(_LOCK_SESSIONS, {"ids": sorted(session_ids)}).all()
     return list(connection.execute(_LOCK_FREE_REQUESTS, {"ids": sorted(ids), "now": now}))
@@ -332,9 +345,10 @@ def set_via(connection: Connection, id: UUID, contact: str, via: str | None) -> 
     connection.execute(_SET_VIA, {"request": id, "person": contact, "new_via": via})
 
 
-def note_told(connection: Connection, id: UUID, contact: str) -> None:
-    """Note that a contact was told the code."""
-    connection.execute(_NOTE_TOLD, {"request": id, "person": contact})
+def note_told(connection: Connection, asked: Collection[tuple[UUID, str]]) -> None:
+    """Note that contacts were told the codes of requests, each as (request, contact)."""
+    if asked:
+        connection.execute(_NOTE_TOLD, [{"request": id, "person": contact} for id, contact in sorted(asked)])
 
 
 def note_unreachable(connection: Connection, id: UUID, contact: str) -> None:

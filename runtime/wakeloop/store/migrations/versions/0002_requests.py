@@ -132,7 +132,16 @@ def _append_only(table: str) -> None:
             f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
             "FOR EACH ROW EXECUTE FUNCTION wakeloop_append_only()"
         )
+        op.execute(
+            f"CREATE TRIGGER {table}_not_emptied BEFORE TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION wakeloop_append_only()"
+        )
         return
+    op.execute(
+        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
+        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id) "
+        f"BEGIN SELECT RAISE(ABORT, 'the table {table} is append-only'); END"
+    )
     for change in ("UPDATE", "DELETE"):
         op.execute(
             f"CREATE TRIGGER {table}_no_{change.lower()} BEFORE {change} ON {table} "
@@ -180,6 +189,8 @@ def _restore(old: list[dict[str, object]]) -> None:
         is_open = row["status"] == "open"
         options = json.loads(str(row["options"])) if row["options"] else []
         spec = {"kind": "question", "to": [row["contact"]], "text": row["text"], "options": options}
+        if options:
+            spec["form"] = json.dumps({"schema": None, "options": options})
         at = row["settled_at"]
         outcome = {
             "status": row["status"], "text": row["answer"] or "", "value": row["answer"], "by": row["by"],
