@@ -17,6 +17,9 @@
     ├── ChildFailed                  a spawned run did not complete
     ├── NotFound                     there is no such agent, run, session or contact (also a LookupError)
     ├── NotPossible                  the run, request or session is not in a state that allows this
+    ├── ApiError                     a wakeloop server refused a program's call
+    │   └── NotAllowed               the token is wrong, or not good for this (also a PermissionError)
+    ├── Unreachable                  a wakeloop server was away for longer than a program waits (also a ConnectionError)
     └── ChannelError                 a provider said no, or could not be reached
         ├── TemporaryChannelError    trying again later may help
         ├── PermanentChannelError    trying again will not help
@@ -145,6 +148,26 @@ class NotFound(WakeloopError, LookupError):
 
 class NotPossible(WakeloopError):
     """The run, request or session is not in a state that allows what was asked."""
+
+
+class ApiError(WakeloopError):
+    """A wakeloop server refused a program's call. Facts: `status` (of HTTP), `problem` (what it said, by RFC 9457)."""
+
+    status: int
+    problem: dict[str, Any]
+
+
+class NotAllowed(ApiError, PermissionError):
+    """The token is missing, wrong or over, or not good for this. Facts: `scope` (which a token needs for it)."""
+
+    scope: str
+
+
+class Unreachable(WakeloopError, ConnectionError):
+    """A wakeloop server was away for longer than the program waits. Facts: `url`, `reason`."""
+
+    url: str
+    reason: str
 
 
 class ChannelError(WakeloopError):
