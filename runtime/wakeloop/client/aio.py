@@ -272,7 +272,7 @@ class AsyncClient:
         return await self._run(self._plans.run(id, wait=wait))
 
     async def session(self, agent: str, key: str = "default") -> Session:
-        """An agent's session: state, conversation, wakeups."""
+        """An agent's session: its state, last messages and coming wakeups."""
         return await self._run(self._plans.session(agent, key))
 
     # ------------------------------------------------------------------ doing it

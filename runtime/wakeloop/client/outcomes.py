@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from wakeloop.asking import Settled
+from wakeloop.calls import digest
 from wakeloop.client.wire import Request
 from wakeloop.errors import ApprovalExpired, Denied, NoAnswer, NotPossible, RequestCancelled, Undeliverable
-from wakeloop.gates import Approval, digest
+from wakeloop.gates import Approval
 from wakeloop.status import RequestStatus
 
 

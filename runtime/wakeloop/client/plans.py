@@ -17,12 +17,13 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from wakeloop.answers import Answer
 from wakeloop.asking import Settled, schema_like
+from wakeloop.calls import digest
 from wakeloop.client.calling import Caller
 from wakeloop.client.outcomes import answered, approved
 from wakeloop.client.wire import EVENT_TYPE, Pause, Plan, Reply, Request, Run, Send, Session, body_of, read
-from wakeloop.errors import NoAnswer, NotSerializable, WakeloopError
+from wakeloop.errors import InvalidArguments, NoAnswer, NotPossible, NotSerializable, WakeloopError
 from wakeloop.forms import form_of
-from wakeloop.gates import Approval, Gate, InvalidArguments, digest, escalations
+from wakeloop.gates import Approval, Gate, escalations
 from wakeloop.people import Card
 
 POLL_SECONDS = 30.0
@@ -84,10 +85,13 @@ class Plans:
         return self._until(partial(self.get, id), seconds(timeout, "timeout"))
 
     def cancel(self, id: Id, reason: str = "") -> Plan[Request]:
-        """End a request undecided."""
+        """End a request undecided; one that has ended stays as it is."""
         path = _path("requests", str(request_id(id)), "cancel")
-        ended = yield from self._call("POST", path, scope="requests:write", body=given(reason=reason or None))
-        return Request.model_validate(ended)
+        try:
+            yield from self._call("POST", path, scope="requests:write", body=given(reason=reason or None))
+        except NotPossible:  # it has ended, be it by this very call, whose answer was lost
+            pass
+        return (yield from self.get(id))
 
     def requests(
         self, *, status: str | None, contact: str | None, limit: int, before: str | None

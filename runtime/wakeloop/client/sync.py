@@ -277,8 +277,8 @@ class Client:
         limit: int = 100,
         before: str | None = None,
     ) -> list[Request]:
-        """Requests that there are, `limit` at most. contact: those that this one was asked. before: the id of one; only
-        such as come after it in the server's order."""
+        """Requests, newest first, `limit` (at most 200) of them. contact: those that this one was asked. before: the id of
+        a request; only such as were made before it."""
         return self._run(self._plans.requests(status=status, contact=contact, limit=limit, before=before))
 
     def contacts(self) -> list[Card]:
@@ -303,7 +303,7 @@ class Client:
         return self._run(self._plans.run(id, wait=wait))
 
     def session(self, agent: str, key: str = "default") -> Session:
-        """An agent's session: state, conversation, wakeups."""
+        """An agent's session: its state, last messages and coming wakeups."""
         return self._run(self._plans.session(agent, key))
 
     # ------------------------------------------------------------------ doing it

@@ -141,12 +141,12 @@ class Run(_Record):
 
 
 class Session(_Record):
-    """A session, as a server tells of it. state: as JSON. conversation: its messages, oldest first."""
+    """A session, as a server tells of it. state: as JSON. messages: the last ones. wakeups: what will wake it."""
 
     agent: str
     key: str
     state: JsonValue = None
-    conversation: tuple[dict[str, JsonValue], ...] = ()
+    messages: tuple[dict[str, JsonValue], ...] = ()
     wakeups: tuple[dict[str, JsonValue], ...] = ()
 
 
@@ -217,23 +217,26 @@ def _refusal(send: Send, reply: Reply, told: Any) -> WakeloopError:
         )
     text = str(said)
     match reply.status:
-        case 401:
-            return NotAllowed(
-                f"the server does not take the token: {text}; `wakeloop tokens` lists those that work, and one for this "
-                f"needs the scope {send.scope}",
-                scope=send.scope, **facts,
-            )  # fmt: skip
-        case 403:
-            return NotAllowed(
-                f"the token is not good for this: {text}; it needs the scope {send.scope}",
-                scope=send.scope, **facts,
-            )  # fmt: skip
+        case 401 | 403:
+            hint = "" if send.scope in text else f" (a token for this has the scope {send.scope})"
+            return NotAllowed(f"{text}{hint}", scope=send.scope, **facts)
+        case 422 if _is_about(problem, "to"):
+            # As in a run: who is not there is not found, and who is there but may not decide cannot be asked.
+            return (NotPossible if " may not approve " in text else NotFound)(text, **facts)
         case 404:
             return NotFound(text, **facts)
         case 409:
             return NotPossible(text, **facts)
         case _:
             return ApiError(f"the server refused this ({reply.status}): {text}{_errors(problem)}", **facts)
+
+
+def _is_about(problem: Mapping[str, Any], field: str) -> bool:
+    """Whether one field of the body is what the server found wrong, and nothing else."""
+    found = problem.get("errors")
+    return isinstance(found, list) and [one.get("loc") for one in found if isinstance(one, dict)] == [
+        ["body", field]
+    ]
 
 
 def _errors(problem: Mapping[str, Any]) -> str:
