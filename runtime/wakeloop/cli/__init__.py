@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wakeloop import __version__
-from wakeloop.cli import act, contacts, doctor, inbox, look, project, serve
+from wakeloop.cli import act, contacts, doctor, inbox, look, mcp, project, serve
 from wakeloop.cli.base import Choices, Commands, Config, Json
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ _RUN, _LOOK, _ACT = "Run", "Look", "Act"
 app.command(rich_help_panel=_RUN)(project.init)
 app.command(rich_help_panel=_RUN)(serve.dev)
 app.command(rich_help_panel=_RUN)(serve.web)
+app.command(rich_help_panel=_RUN)(mcp.mcp)
 app.add_typer(serve.db, name="db", rich_help_panel=_RUN)
 app.command(rich_help_panel=_RUN)(doctor.doctor)
 
