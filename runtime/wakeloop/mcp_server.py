@@ -149,9 +149,11 @@ class HumanServer(MCPServer[Any]):
         except RequestCancelled as error:
             gone = HumanAnswer(status="cancelled", request=error.request)
             return _result(f"The question was withdrawn: {error.reason or 'no reason was given'}.", gone)
+        said = str(
+            answer.value
+        )  # of options the one that was chosen, whose number alone would tell a model nothing
         return _result(
-            answer.text,
-            HumanAnswer(status="answered", answer=answer.text, by=answer.by, channel=answer.channel),
+            said, HumanAnswer(status="answered", answer=said, by=answer.by, channel=answer.channel)
         )
 
     async def request_approval(
