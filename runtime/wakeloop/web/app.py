@@ -1,4 +1,4 @@
-"""The web app: webhooks of the channels' providers, and the probes of whatever runs the process."""
+"""The web app: webhooks of the channels' providers, the API, and the probes of whatever runs the process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from wakeloop.errors import ConfigurationError, InvalidWebhook, NotFound
 from wakeloop.logs import get_logger
 from wakeloop.store.database import is_outage
 from wakeloop.web.address import networks, public_url
+from wakeloop.web.api import PREFIX, make_api
 from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
@@ -29,9 +30,15 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     `GET|POST /webhooks/{channel}` takes what a channel's provider sends, and answers 2xx only after it is recorded;
     while the database is away it answers 503, for the provider to send it again. `GET /healthz` says that the process
-    runs, `GET /readyz` that it can record something.
+    runs, `GET /readyz` that it can record something. `/api/v1` is the API (`wakeloop.web.api`).
+
+    `state.on_stop` has what is to be called, in the loop, when the process is to stop.
     """
     app = FastAPI(title="wakeloop", openapi_url=None)
+    api = make_api(runtime)
+    app.mount(PREFIX, api)
+    app.state.api = api
+    app.state.on_stop = [api.state.stop]
     trusted = networks(runtime.settings.trusted_proxies)
 
     @app.api_route("/webhooks/{channel}", methods=["GET", "POST"])
