@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx2
@@ -71,7 +71,7 @@ class CallbackSender:
         self._is_local = is_local
         self._timeout = timeout
         self._now = now
-        self._client: httpx2.AsyncClient | None = None
+        self._transport: httpx2.AsyncHTTPTransport | None = None
         # Of its own: a name server that is silent must not take the threads of others.
         self._resolvers = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="wakeloop-callbacks")
 
@@ -105,9 +105,9 @@ class CallbackSender:
     async def close(self) -> None:
         """Let go of connections and threads."""
         self._resolvers.shutdown(wait=False, cancel_futures=True)
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.aclose()
 
     # ------------------------------------------------------------------ inside
 
@@ -130,11 +130,14 @@ class CallbackSender:
         literal = f"[{address}]" if address.version == 6 else str(address)
         target = parts._replace(netloc=f"{literal}{port}", fragment="").geturl()
         headers = {"host": parts.netloc.rpartition("@")[2], **signed}
-        extensions = {"sni_hostname": host} if parts.scheme == "https" else {}
-        async with self._http().stream(
-            "POST", target, content=body, headers=headers, extensions=extensions, timeout=self._timeout
-        ) as response:
-            return response.status_code, response.headers.get("retry-after")
+        extensions: dict[str, Any] = {"timeout": httpx2.Timeout(self._timeout).as_dict()}
+        if parts.scheme == "https":
+            extensions["sni_hostname"] = host
+        request = httpx2.Request("POST", target, content=body, headers=headers, extensions=extensions)
+        # Not through a client: that would log the whole address.
+        response = await self._http().handle_async_request(request)
+        await response.aclose()
+        return response.status_code, response.headers.get("retry-after")
 
     def _signed(self, message: Outgoing) -> dict[str, str]:
         at = self._now().astimezone(UTC)
@@ -150,12 +153,12 @@ class CallbackSender:
             "webhook-signature": " ".join(signatures),
         }  # fmt: skip
 
-    def _http(self) -> httpx2.AsyncClient:
-        if self._client is None:
+    def _http(self) -> httpx2.AsyncHTTPTransport:
+        if self._transport is None:
             # No connection is kept: it would be one to an address, whose certificate was checked for another host.
             limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=0)
-            self._client = httpx2.AsyncClient(limits=limits, trust_env=False, follow_redirects=False)
-        return self._client
+            self._transport = httpx2.AsyncHTTPTransport(limits=limits, trust_env=False)
+        return self._transport
 
     async def _look_up(self, parts: SplitResult) -> list[Address]:
         host = parts.hostname or ""
