@@ -490,7 +490,7 @@ def test_a_body_over_the_limit_is_refused(site: Site) -> None:
     [
         ("GET", "/nothing", 404), ("DELETE", "/requests", 405), ("GET", "/docs", 404), ("GET", "/redoc", 404),
         ("GET", "/requests/x", 422), ("GET", "/requests?limit=0", 422), ("GET", "/sessions/a%00b/c", 400),
-        ("GET", "/requests?contact=%00", 400),
+        ("GET", "/requests?contact=%00", 400), ("GET", "/sessions/a/b%0Ac", 404),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_a_problem_document_too(site: Site, method: str, path: str, status: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import string
 from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
@@ -72,6 +73,30 @@ def requests_page(
     if status == "open":
         del given["status"]
     return list(connection.execute(statement, given))
+
+
+_DIGITS_OF_ID = sa.func.replace(sa.cast(requests.c.id, sa.Text), "-", "")
+_FIND_REQUESTS = (
+    sa.select(requests.c.id)
+    .where(
+        sa.or_(
+            _DIGITS_OF_ID.like(sa.bindparam("beginning", type_=sa.Text())),
+            _DIGITS_OF_ID.like(sa.bindparam("ending", type_=sa.Text())),
+        )
+    )
+    .order_by(requests.c.id)
+    .limit(_MOST)
+)
+
+
+def find_requests(connection: Connection, fragment: str) -> list[UUID]:
+    """The ids of requests that begin with this fragment, or end with it; at most three. Every request is looked at: that
+    is for people's commands."""
+    digits = fragment.replace("-", "").lower()
+    if not digits or not all(digit in string.hexdigits for digit in digits):
+        return []
+    parameters = {"beginning": f"{digits}%", "ending": f"%{digits}", "most": 3}
+    return list(connection.execute(_FIND_REQUESTS, parameters).scalars())
 
 
 @functools.cache

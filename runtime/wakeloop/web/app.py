@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -10,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from starlette.routing import Mount
 
 from wakeloop.channel import RawRequest, RawResponse
 from wakeloop.errors import ConfigurationError, InvalidWebhook, NotFound
@@ -36,7 +38,10 @@ def make_app(runtime: Runtime) -> FastAPI:
     """
     app = FastAPI(title="wakeloop", openapi_url=None)
     api = make_api(runtime)
-    app.mount(PREFIX, api)
+    mounted = Mount(PREFIX, api)
+    # Starlette's pattern ends at a line end in the path (%0A); such a path is the API's to refuse, too.
+    mounted.path_regex = re.compile(mounted.path_regex.pattern, re.DOTALL)
+    app.router.routes.append(mounted)
     app.state.api = api
     app.state.on_stop = [api.state.stop]
     trusted = networks(runtime.settings.trusted_proxies)
