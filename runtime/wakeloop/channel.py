@@ -20,6 +20,10 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from wakeloop.events import Attachment
 
+CALLBACK_CHANNEL = "callback"
+"""The name under which the outbox knows the addresses of programs that are told of the end of their requests; what goes
+there is no message to a person."""
+
 
 class DeliveryStatus(StrEnum):
     """How far one attempt to get a message through one channel has come. `RANK` orders them: updates only go forward."""
@@ -40,6 +44,8 @@ class Capabilities:
     message it answers. tokens: what a person sends back can carry a token of ours. idempotent: the provider takes an idempotency key, so that sending again is harmless.
     reconcile: `find_sent` can tell whether a message left before a crash. receipts: the provider reports delivery.
     max_length: how many characters one message may have; several that are said in one go are not joined beyond it.
+    ordered: of several to one address the next goes only when the one before has an outcome. retry_seconds: how long to
+    wait before each further attempt, and so how many there are; None for the runtime's own timetable of ten minutes.
     """
 
     inbound: bool = False
@@ -50,6 +56,8 @@ class Capabilities:
     reconcile: bool = False
     receipts: bool = False
     max_length: int | None = None
+    ordered: bool = True
+    retry_seconds: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +158,21 @@ class ChannelServices:
     has no public URL."""
 
     webhook_url: str | None = None
+
+
+class Sender(Protocol):
+    """The part of a channel that the outbox needs."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+
+    async def send(self, message: Outgoing) -> Receipt:
+        """See Channel."""
+        ...
+
+    async def find_sent(self, message: Outgoing, known: frozenset[str]) -> Receipt | None:
+        """See Channel."""
+        ...
 
 
 @runtime_checkable

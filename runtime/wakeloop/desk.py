@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import asking, calls
 from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
-from wakeloop.channel import Button
+from wakeloop.channel import CALLBACK_CHANNEL, Button
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound
 from wakeloop.form_dialogue import Draft, prompt
@@ -32,8 +32,6 @@ log = get_logger("wakeloop.desk")
 BATCH = 200
 TROUBLE_SECONDS = 60
 """When a request that could not be worked on is looked at again."""
-CALLBACK_CHANNEL = "callback"
-"""The name under which the outbox knows the addresses of programs that are told of the end."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from sqlalchemy.engine import Connection
 from wakeloop import crashpoints
 from wakeloop.channel import Channel, DeliveryStatus, DeliveryUpdate, Incoming, RawRequest, RawResponse
 from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES
-from wakeloop.errors import NotFound, ValueTooLarge
+from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
 from wakeloop.events import Call, Signal, dump_event
 from wakeloop.logs import get_logger
 from wakeloop.outbox import Outbox
 from wakeloop.routing import Arrived, Routing
-from wakeloop.store import inbox, outbox, received
+from wakeloop.store import inbox, outbox, queries, received
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewRun, Post
 from wakeloop.world import World, signal_posts
@@ -62,6 +62,14 @@ class Intake:
         """Queue a run of an agent; its id. With an `id` of the caller's, starting it again changes nothing.
 
         Raises NotFound for an agent that is not known here, NotSerializable or ValueTooLarge for a bad input."""
+        return str(self.start_once(agent, input, key=key, id=id)[0])
+
+    def start_once(
+        self, agent: str, input: Any = None, *, key: str = "default", id: UUID | None = None
+    ) -> tuple[UUID, bool]:
+        """The same; and whether the run is new. Of callers with the same id at once, one made it.
+
+        Raises NotPossible too, if the id is that of a run of something else."""
         self._world.registry.get(agent)
         text = JSON_CODEC.dump(input, f"the input of agent {agent}")
         run = NewRun(
@@ -71,13 +79,20 @@ class Intake:
             event=dump_event(Call(input=JSON_CODEC.load(text))),
         )
 
-        def work(connection: Connection, now: datetime) -> None:
-            known = inbox.ensure_sessions(connection, [(agent, key)], now=now)
-            queued = inbox.queue_runs(connection, [run], known, now=now)
-            inbox.touch(connection, queued, now=now)
+        def work(connection: Connection, now: datetime) -> bool:
+            there = queries.find_run(connection, run.id)
+            if there is None:
+                known = inbox.ensure_sessions(connection, [(agent, key)], now=now)
+                queued = inbox.queue_runs(connection, [run], known, now=now)
+                inbox.touch(connection, queued, now=now)
+                if queued:
+                    return True
+                there = queries.find_run(connection, run.id)
+            if there is None or (there.agent, there.key, there.event) != (agent, key, run.event):
+                raise NotPossible(f"run {run.id} is there already, of something else: use a new id for it")
+            return False
 
-        self._transact(work)
-        return str(run.id)
+        return run.id, self._transact(work)
 
     def signal(self, signal: Signal) -> list[str]:
         """Record a signal for every session that listens for it; their names. A (source, id) counts once."""

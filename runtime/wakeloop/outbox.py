@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from wakeloop import crashpoints
-from wakeloop.channel import Channel, DeliveryStatus, Outgoing, Receipt
+from wakeloop.channel import Capabilities, DeliveryStatus, Outgoing, Receipt, Sender
 from wakeloop.desk import Desk
 from wakeloop.errors import ChannelError, NotFound, PermanentChannelError, TemporaryChannelError
 from wakeloop.logs import get_logger
@@ -74,7 +74,7 @@ class Outbox:
         database: Database,
         world: World,
         desk: Desk,
-        channels: Mapping[str, Channel],
+        channels: Mapping[str, Sender],
         send_seconds: float = SEND_SECONDS,
         pace: Pace | None = None,
     ) -> None:
@@ -99,7 +99,7 @@ class Outbox:
         crashpoints.reach("outbox.claimed")
         by_address: dict[tuple[str, str], list[_Claimed]] = defaultdict(list)
         for one in claimed:
-            by_address[one.row.channel, one.row.address].append(one)
+            by_address[self._queue(one.row.channel, one.row.address, one.row.id)].append(one)
         await asyncio.gather(*(self._make_in_order(theirs) for theirs in by_address.values()))
         if claimed:
             changed()
@@ -140,8 +140,9 @@ class Outbox:
         places: dict[tuple[str, str], int] = defaultdict(int)
         until: dict[UUID, datetime] = {}
         for parcel in made.parcels:
-            places[parcel.channel, parcel.address] += 1
-            place = places[parcel.channel, parcel.address]
+            queue = self._queue(parcel.channel, parcel.address, parcel.ids[0])
+            places[queue] += 1
+            place = places[queue]
             until[parcel.ids[0]] = now + timedelta(seconds=2 * self._send_seconds * place)
         claims.take(connection, until, owner=self._owner, now=now)
         led = [id for id in until if rows[id].bundle is not None]
@@ -170,6 +171,11 @@ class Outbox:
         found = self._desk.extras(connection, row.request_id, row.contact)
         kept = {"link": True, "buttons": can.buttons, "token": can.tokens}
         return {name: value for name, value in found.items() if kept[name]}
+
+    def _queue(self, channel: str, address: str, id: UUID) -> tuple[str, str]:
+        """Deliveries with the same go one after another."""
+        known = self._channels.get(channel)
+        return (channel, address) if known is None or known.capabilities.ordered else (channel, str(id))
 
     def _waiting(self, row: Any) -> Waiting:
         return Waiting(
@@ -248,17 +254,19 @@ class Outbox:
         except PermanentChannelError as error:
             return _Sent(status=DeliveryStatus.FAILED, error=_words(error))
         except TemporaryChannelError as error:
-            if row.tries + 1 >= TRIES:
+            tries = row.tries + 1
+            if tries >= _most_tries(channel.capabilities):
                 return _Sent(
-                    status=DeliveryStatus.FAILED, error=f"given up after {TRIES} attempts: {_words(error)}"
+                    status=DeliveryStatus.FAILED, error=f"given up after {tries} attempts: {_words(error)}"
                 )
-            wait = error.retry_after if error.retry_after is not None else _backoff(row.tries + 1)
+            wait = _wait(channel.capabilities, tries, error.retry_after)
             return _Sent(status=DeliveryStatus.PENDING, error=_words(error), again=wait)
         except Exception as error:
             log.warning("a delivery's outcome is unknown", delivery=str(row.id), error=type(error).__name__)
-            if row.tries + 1 >= TRIES:
+            tries = row.tries + 1
+            if tries >= _most_tries(channel.capabilities):
                 return _Sent(
-                    status=DeliveryStatus.FAILED, error=f"given up after {TRIES} attempts: {error!r}"
+                    status=DeliveryStatus.FAILED, error=f"given up after {tries} attempts: {error!r}"
                 )
             return _Sent(status=DeliveryStatus.UNKNOWN, error=repr(error), again=RECONCILE_SECONDS)
 
@@ -334,6 +342,17 @@ class Outbox:
 
 def _words(error: ChannelError) -> str:
     return f"{error.code}: {error}" if error.code else str(error)
+
+
+def _most_tries(capabilities: Capabilities) -> int:
+    return TRIES if capabilities.retry_seconds is None else len(capabilities.retry_seconds) + 1
+
+
+def _wait(capabilities: Capabilities, tries: int, retry_after: float | None) -> float:
+    """How long to wait after so many attempts: as the provider says, but for a timetable of its own not shorter."""
+    if capabilities.retry_seconds is not None:
+        return max(capabilities.retry_seconds[tries - 1], retry_after or 0.0)
+    return retry_after if retry_after is not None else _backoff(tries)
 
 
 def _backoff(tries: int) -> float:

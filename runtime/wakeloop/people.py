@@ -217,9 +217,7 @@ class People:
     def card(self, id: str) -> Card:
         """What agents and models may know of a contact. Raises NotFound, with the nearest ids."""
         one = self.get(id)
-        return Card(
-            id=one.id, name=one.name, description=one.description, languages=one.languages, tz=one.tz
-        )
+        return Card(id=one.id, name=one.name, description=one.description, languages=one.languages, tz=one.tz)
 
     def get(self, id: str) -> Contact:
         """The contact. Raises NotFound, with the nearest ids."""

@@ -86,6 +86,12 @@ class Settings(BaseSettings):
         "without it a key that is kept in the store. From the environment or .env only.",
         examples=[["a long random text"]],
     )
+    callback_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts (`shop.internal`, or all below `.internal`) and networks that callbacks may go to although "
+        "their addresses are not public ones.",
+        examples=[[".internal", "10.1.0.0/16"]],
+    )
     worker_concurrency: int = Field(
         default=32, ge=1, description="How many sessions a worker process turns at once.", examples=[32]
     )
@@ -182,7 +188,7 @@ class Settings(BaseSettings):
             raise ValueError("must be an address that starts with https:// (or http://), without ? and #")
         return value.rstrip("/")
 
-    @field_validator("trusted_proxies", "secret_keys", mode="before")
+    @field_validator("trusted_proxies", "secret_keys", "callback_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (

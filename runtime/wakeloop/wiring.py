@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from wakeloop.channel import Channel, ChannelServices
+from wakeloop.callbacks import TIMEOUT_SECONDS, CallbackSender, webhook_secret
+from wakeloop.channel import CALLBACK_CHANNEL, Channel, ChannelServices
 from wakeloop.clock import SystemClock
 from wakeloop.decisions import Decisions
 from wakeloop.desk import Desk
@@ -63,6 +64,7 @@ class Runtime:
         self._timer_thread: TimerThread | None = None
         self._stopped = False
         self._signing: tuple[str, ...] = ()
+        self._webhook_secrets: tuple[str, ...] = ()
         people = People(settings.contacts, settings.approvers)
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
@@ -70,11 +72,19 @@ class Runtime:
         self.links = Links(keys=self._keys, base_url=page_url(settings), now=self.database.now)
         self.desk = Desk(world=self.world, links=self.links)
         self.decisions = Decisions(world=self.world, desk=self.desk, links=self.links)
+        self.callbacks = CallbackSender(
+            secrets=self.webhook_secrets,
+            allowed=settings.callback_hosts,
+            is_local=settings.public_url is None and is_loopback(settings.host),
+            # An attempt must end before the outbox takes its outcome for unknown.
+            timeout=min(TIMEOUT_SECONDS, 0.8 * settings.lease_seconds),
+            now=self.database.now,
+        )
         self.outbox = Outbox(
             database=self.database,
             world=self.world,
             desk=self.desk,
-            channels=self.channels,
+            channels={**self.channels, CALLBACK_CHANNEL: self.callbacks},
             send_seconds=settings.lease_seconds,
             pace=Pace(
                 messages_per_hour=settings.messages_per_hour, coalesce_seconds=settings.coalesce_seconds
@@ -113,17 +123,27 @@ class Runtime:
         """The keys that links are signed with: of the settings, newest first, else one that this store keeps."""
         if not self._signing:
             given = [key.get_secret_value() for key in self.settings.secret_keys]
-            self._signing = tuple(given or [self._kept_key()])
+            self._signing = tuple(given or [self._kept_key("links")])
         return self._signing
 
-    def _kept_key(self) -> str:
+    def webhook_secrets(self) -> Sequence[str]:
+        """What callbacks are signed with (`whsec_…`): from the keys of the settings, newest first, else from one that
+        this store keeps."""
+        if not self._webhook_secrets:
+            given = [key.get_secret_value() for key in self.settings.secret_keys]
+            self._webhook_secrets = tuple(
+                webhook_secret(key) for key in given or [self._kept_key("callbacks")]
+            )
+        return self._webhook_secrets
+
+    def _kept_key(self, name: str) -> str:
         # Links are made within writing transactions, and SQLite has one of those at a time: only the very first use,
         # which is `prepare`, may write.
         with self.database.read() as connection:
-            key = keys.find_key(connection, "links")
+            key = keys.find_key(connection, name)
         if key is None:
             with self.database.begin() as connection:
-                key = keys.ensure_key(connection, "links", now=self.database.now())
+                key = keys.ensure_key(connection, name, now=self.database.now())
         return key
 
     def prepare(self) -> None:
@@ -132,6 +152,7 @@ class Runtime:
         Raises ConfigurationError if it cannot be used, or its schema is not this version's."""
         self.database.check_schema()
         self._keys()
+        self.webhook_secrets()
 
     def _load_agents(self) -> Registry:
         loaded = load_folder(Path(self.settings.agents_dir))
@@ -195,7 +216,8 @@ class Runtime:
             executor.stop(grace)
         if steps is not None:
             steps.close()
-        self._loop.run_all({name: channel.close for name, channel in self.channels.items()})
+        closing = {name: channel.close for name, channel in self.channels.items()}
+        self._loop.run_all({**closing, CALLBACK_CHANNEL: self.callbacks.close})
         self._loop.close()
         self.database.close()
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wakeloop import __version__
-from wakeloop.cli import act, contacts, doctor, inbox, look, mcp, project, serve
+from wakeloop.cli import act, contacts, doctor, inbox, look, mcp, project, serve, tokens
 from wakeloop.cli.base import Choices, Commands, Config, Json
 
 app = typer.Typer(
@@ -54,6 +54,8 @@ app.command(name="next", rich_help_panel=_LOOK)(look.next_)
 app.command(rich_help_panel=_LOOK)(look.sessions)
 app.add_typer(look.runs, name="runs", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(inbox.inbox)
+app.add_typer(tokens.requests, name="requests", rich_help_panel=_LOOK)
+app.add_typer(tokens.grants, name="grants", rich_help_panel=_LOOK)
 app.add_typer(contacts.contacts, name="contacts", rich_help_panel=_LOOK)
 
 app.command(rich_help_panel=_ACT)(act.start)
@@ -62,6 +64,7 @@ app.command(rich_help_panel=_ACT)(act.reply)
 app.command(rich_help_panel=_ACT)(act.retry)
 app.command(rich_help_panel=_ACT)(act.restart)
 app.command(rich_help_panel=_ACT)(act.cancel)
+app.add_typer(tokens.tokens, name="tokens", rich_help_panel=_ACT)
 
 
 def main() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import from_json
 from rich.table import Table
 from rich.text import Text
 
+from wakeloop.callbacks import host_of
 from wakeloop.cli.base import Config, Json, chosen, console, opened, print_json, say, status_text, table
 from wakeloop.cli.look import run_data
 from wakeloop.cli.words import short_id
 from wakeloop.status import PARKED_RUN
-from wakeloop.store import queries
+from wakeloop.store import listing, queries
 from wakeloop.store import requests as request_store
 from wakeloop.terminal import moment, short
 from wakeloop.views import RequestView, message_view, request_view, run_view
@@ -24,7 +26,8 @@ def inbox(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Open questions and approvals, failed and stuck runs, messages that reached nobody, and messages that nobody takes."""
+    """Open questions and approvals, failed and stuck runs, messages and callbacks that reached nobody, and messages that
+    nobody takes."""
     choices = chosen(ctx, config, json)
     with opened(choices) as (_, database):
         with database.read() as connection:
@@ -33,6 +36,7 @@ def inbox(
             questions = [request_view(row, asked[row.id]) for row in rows]
             parked = queries.list_runs(connection, statuses=PARKED_RUN, limit=limit)
             undelivered = queries.failed_deliveries(connection, limit=limit)
+            callbacks = listing.failed_callbacks(connection, limit=limit)
             unrouted = queries.unrouted(connection, limit=limit)
         now = database.now()
     if choices.json:
@@ -42,6 +46,11 @@ def inbox(
                 "runs": [run_data(row) for row in parked],
                 "undelivered": [
                     {"message": message_view(row), "status": row.status, "error": row.error} for row in undelivered
+                ],
+                "callbacks": [
+                    {"host": host_of(row.address), "request": _request_of(row), "status": row.status,
+                     "error": row.error, "tries": row.tries, "at": row.at}
+                    for row in callbacks
                 ],
                 "unrouted": [
                     {"channel": row.channel, "contact": row.contact, "address": row.address, "text": row.text,
@@ -55,6 +64,7 @@ def inbox(
         ("open questions and approvals", _requests(questions, now), "answer as a contact with `wakeloop reply CONTACT CODE TEXT`"),
         ("failed and stuck runs", _runs(parked, now), "`wakeloop runs show RUN`, then `wakeloop retry|restart|cancel RUN`"),
         ("messages that reached nobody", _undelivered(undelivered, now), "correct the contact's addresses, or the channel"),
+        ("callbacks that were given up", _callbacks(callbacks, now), "the program can still ask how its request ended"),
         ("messages that nobody takes", _unrouted(unrouted, now), "make the sender a contact, or an agent listen: on_message()"),
     ]  # fmt: skip
     if not any(shown.row_count for _, shown, _ in parts):
@@ -104,6 +114,24 @@ def _undelivered(rows: list[Any], now: Any) -> Table:
             row.channel,
             status_text(row.status),
             short(row.text, 60),
+            row.error or "",
+        )
+    return shown
+
+
+def _request_of(row: Any) -> str:
+    """The request that a callback is about."""
+    return str(from_json(row.text)["data"]["id"])
+
+
+def _callbacks(rows: list[Any], now: Any) -> Table:
+    shown = table("at", "host", "request", "tries", "reason")
+    for row in rows:
+        shown.add_row(
+            moment(row.at, now),
+            host_of(row.address),
+            short_id(_request_of(row)),
+            str(row.tries),
             row.error or "",
         )
     return shown

@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from wakeloop.clock import Clock, OffsetClock, SystemClock
 from wakeloop.errors import ConfigurationError
-from wakeloop.store import migration
+from wakeloop.store import keys, migration
 
 T = TypeVar("T")
 
@@ -150,6 +150,7 @@ class Database:
         try:
             with self.begin() as connection:
                 migration.upgrade(connection, self.name)
+                keys.ensure_key(connection, "links", now=self.now())
         except DBAPIError as error:
             raise self.explain(error) from error
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from wakeloop.channel import CALLBACK_CHANNEL
 from wakeloop.status import RequestStatus
 from wakeloop.store.batches import among
 from wakeloop.store.schema import (
@@ -140,6 +141,7 @@ def conversation(connection: Connection, session: int) -> list[sa.Row[Any]]:
 _DELIVERED_AS_SHOWN = sa.and_(
     deliveries.c.message_id == messages.c.id, deliveries.c.channel == messages.c.channel
 )
+_TO_PEOPLE = messages.c.channel != sa.literal_column(f"'{CALLBACK_CHANNEL}'")
 _SENT = (
     sa.select(
         *messages.columns,
@@ -150,14 +152,16 @@ _SENT = (
         sa.func.coalesce(deliveries.c.bundle, deliveries.c.id).label("parcel"),
     )
     .join(deliveries, _DELIVERED_AS_SHOWN)
-    .where(deliveries.c.status.in_([sa.literal_column("'sent'"), sa.literal_column("'delivered'")]))
+    .where(
+        deliveries.c.status.in_([sa.literal_column("'sent'"), sa.literal_column("'delivered'")]), _TO_PEOPLE
+    )
     .order_by(messages.c.at, messages.c.id)
 )
 _SENT_TO = _SENT.where(messages.c.contact == _CONTACT)
 
 
 def sent(connection: Connection, contact: str | None = None) -> list[sa.Row[Any]]:
-    """Messages that a provider took over, with when that was, in the order in which they were said. Those with one `parcel` went together."""
+    """Messages to people that a provider took over, with when that was, in the order in which they were said. Those with one `parcel` went together."""
     if contact is None:
         return list(connection.execute(_SENT))
     return list(connection.execute(_SENT_TO, {"contact": contact}))
@@ -166,13 +170,14 @@ def sent(connection: Connection, contact: str | None = None) -> list[sa.Row[Any]
 _MESSAGES = (
     sa.select(*messages.columns, deliveries.c.status, deliveries.c.error)
     .outerjoin(deliveries, _DELIVERED_AS_SHOWN)
+    .where(_TO_PEOPLE)
     .order_by(messages.c.id.desc())
     .limit(_MOST)
 )
 
 
 def list_messages(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
-    """The newest messages in and out, each with how its latest delivery stands, newest first."""
+    """The newest messages from and to people, each with how its latest delivery stands, newest first."""
     return list(connection.execute(_MESSAGES, {"most": limit}))
 
 
@@ -189,14 +194,14 @@ def deliveries_of(connection: Connection, message_id: UUID) -> list[sa.Row[Any]]
 _FAILED = (
     sa.select(*messages.columns, deliveries.c.status, deliveries.c.error)
     .join(deliveries, _DELIVERED_AS_SHOWN)
-    .where(FAILED_DELIVERY)
+    .where(FAILED_DELIVERY, _TO_PEOPLE)
     .order_by(deliveries.c.message_id.desc())
     .limit(_MOST)
 )
 
 
 def failed_deliveries(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
-    """Messages that reached nobody, newest first."""
+    """Messages to people that reached nobody, newest first."""
     return list(connection.execute(_FAILED, {"most": limit}))
 
 

@@ -119,7 +119,9 @@ class Simulation:
         links = Links(keys=lambda: ["simulation"], base_url=None, now=self._clock.now)
         desk = Desk(world=self._world, links=links)
         decisions = Decisions(world=self._world, desk=desk, links=links)
-        self._outbox = Outbox(database=self._database, world=self._world, desk=desk, channels=self.channels, pace=self._pace)
+        self._outbox = Outbox(
+            database=self._database, world=self._world, desk=desk, channels=self.channels, pace=self._pace
+        )
         self._timers = Timers(database=self._database, world=self._world, desk=desk)
         self._intake = Intake(
             database=self._database, world=self._world, outbox=self._outbox, channels=self.channels,

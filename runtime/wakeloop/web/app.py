@@ -1,7 +1,8 @@
-"""The web app: webhooks of the channels' providers, and the probes of whatever runs the process."""
+"""The web app: webhooks of the channels' providers, the API, and the probes of whatever runs the process."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -10,12 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from starlette.routing import Mount
 
 from wakeloop.channel import RawRequest, RawResponse
 from wakeloop.errors import ConfigurationError, InvalidWebhook, NotFound
 from wakeloop.logs import get_logger
 from wakeloop.store.database import is_outage
 from wakeloop.web.address import networks, public_url
+from wakeloop.web.api import PREFIX, make_api
 from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
@@ -29,9 +32,18 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     `GET|POST /webhooks/{channel}` takes what a channel's provider sends, and answers 2xx only after it is recorded;
     while the database is away it answers 503, for the provider to send it again. `GET /healthz` says that the process
-    runs, `GET /readyz` that it can record something.
+    runs, `GET /readyz` that it can record something. `/api/v1` is the API (`wakeloop.web.api`).
+
+    `state.on_stop` has what is to be called, in the loop, when the process is to stop.
     """
     app = FastAPI(title="wakeloop", openapi_url=None)
+    api = make_api(runtime)
+    mounted = Mount(PREFIX, api)
+    # Starlette's pattern ends at a line end in the path (%0A); such a path is the API's to refuse, too.
+    mounted.path_regex = re.compile(mounted.path_regex.pattern, re.DOTALL)
+    app.router.routes.append(mounted)
+    app.state.api = api
+    app.state.on_stop = [api.state.stop]
     trusted = networks(runtime.settings.trusted_proxies)
 
     @app.api_route("/webhooks/{channel}", methods=["GET", "POST"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from collections.abc import Callable, Iterable
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,12 +47,27 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, which tells the app before it waits for the requests under way: long polls end then."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Iterable[Callable[[], None]]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        for stop in self._on_stop:
+            stop()
+        await super().shutdown(sockets)
+
+
 class WebServer:
     """uvicorn on a listening socket. Forwarded headers are not its business: the app sees who really connected."""
 
     def __init__(self, app: FastAPI, listening: socket.socket) -> None:
+        self.app = app
         self._listening = listening
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 app,
                 log_config=None,
@@ -60,7 +76,8 @@ class WebServer:
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
-            )
+            ),
+            getattr(app.state, "on_stop", ()),
         )
         self._thread: threading.Thread | None = None
 
