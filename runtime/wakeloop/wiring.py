@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -38,6 +38,8 @@ __all__ = ["Runtime", "Settings", "load_channels", "load_settings", "make_host"]
 log = get_logger("wakeloop.wiring")
 
 CHANNELS_GROUP = "wakeloop.channels"
+WEB_CHANNEL = "web"
+"""The channel of people's own pages, which needs no setting: it is there wherever its adapter is installed."""
 STEP_THREADS = 32
 
 
@@ -63,6 +65,7 @@ class Runtime:
         self._timer_thread: TimerThread | None = None
         self._stopped = False
         self._signing: tuple[str, ...] = ()
+        self._watchers: tuple[Callable[[], None], ...] = ()
         people = People(settings.contacts, settings.approvers)
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
@@ -190,6 +193,13 @@ class Runtime:
         thread = self._timer_thread
         if thread is not None:
             thread.nudge()
+        for changed in self._watchers:
+            changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call this, from any thread, whenever this process has changed something; it must return at once."""
+        with self._lock:
+            self._watchers = (*self._watchers, changed)
 
     def _ensure_executor(self) -> Executor | None:
         with self._lock:
@@ -232,11 +242,13 @@ def make_host(settings: Settings) -> Runtime:
 
 
 def load_channels(settings: Settings, people: People) -> dict[str, Channel]:
-    """The adapters of the channels that have a table in wakeloop.toml, or that a contact has an address on.
+    """The adapters of the channels that have a table in wakeloop.toml, or that a contact has an address on, and of
+    people's own pages.
 
     Raises ConfigurationError for a channel of which there is no adapter, naming those that there are."""
     wanted = set(settings.channels) | {channel for id in people.ids for channel in people.get(id).addresses}
     points = {point.name: point for point in entry_points(group=CHANNELS_GROUP)}
+    wanted |= {WEB_CHANNEL} & points.keys()
     adapters: dict[str, Channel] = {}
     for name in sorted(wanted):
         if name not in points:

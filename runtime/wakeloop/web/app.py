@@ -1,4 +1,4 @@
-"""The web app: webhooks of the channels' providers, and the probes of whatever runs the process."""
+"""The web app: webhooks of the channels' providers, pages, and the probes of whatever runs the process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from wakeloop.errors import ConfigurationError, InvalidWebhook, NotFound
 from wakeloop.logs import get_logger
 from wakeloop.store.database import is_outage
 from wakeloop.web.address import networks, public_url
+from wakeloop.web.site import add_pages
 from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
@@ -29,7 +30,7 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     `GET|POST /webhooks/{channel}` takes what a channel's provider sends, and answers 2xx only after it is recorded;
     while the database is away it answers 503, for the provider to send it again. `GET /healthz` says that the process
-    runs, `GET /readyz` that it can record something.
+    runs, `GET /readyz` that it can record something. People's pages and the operator's: see `wakeloop.web.site`.
     """
     app = FastAPI(title="wakeloop", openapi_url=None)
     trusted = networks(runtime.settings.trusted_proxies)
@@ -72,6 +73,7 @@ def make_app(runtime: Runtime) -> FastAPI:
             return _line(HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be used; the log says why")
         return _line(HTTPStatus.OK, "ok")
 
+    add_pages(app, runtime)
     return app
 
 

@@ -46,12 +46,26 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
+class _Server(uvicorn.Server):
+    """Ends the streams of open pages first, which would else keep it for as long as it waits for anything."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        live = getattr(self._app.state, "live", None)
+        if live is not None:
+            live.close()
+        await super().shutdown(sockets)
+
+
 class WebServer:
     """uvicorn on a listening socket. Forwarded headers are not its business: the app sees who really connected."""
 
     def __init__(self, app: FastAPI, listening: socket.socket) -> None:
         self._listening = listening
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 app,
                 log_config=None,
@@ -60,7 +74,8 @@ class WebServer:
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
-            )
+            ),
+            app,
         )
         self._thread: threading.Thread | None = None
 
