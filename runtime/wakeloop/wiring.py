@@ -117,8 +117,12 @@ class Runtime:
         if not self._signing:
             given = [key.get_secret_value() for key in self.settings.secret_keys]
             if not given:
-                with self.database.begin() as connection:
-                    given = [keys.ensure_key(connection, "links", now=self.database.now())]
+                with self.database.read() as connection:
+                    found = keys.find_key(connection, keys.LINKS)
+                if found is None:  # the store was made before there were keys
+                    with self.database.begin() as connection:
+                        found = keys.ensure_key(connection, keys.LINKS, now=self.database.now())
+                given = [found]
             self._signing = tuple(given)
         return self._signing
 

@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from wakeloop.clock import Clock, OffsetClock, SystemClock
 from wakeloop.errors import ConfigurationError
-from wakeloop.store import migration
+from wakeloop.store import keys, migration
 
 T = TypeVar("T")
 
@@ -145,11 +145,14 @@ class Database:
     # ------------------------------------------------------------------ schema
 
     def upgrade(self) -> None:
-        """Bring the schema to this version's. Raises SchemaMismatch if it is newer than the code, ConfigurationError if
-        the database cannot be used at all."""
+        """Bring the schema to this version's, and keep a key to sign links with. Raises SchemaMismatch if it is newer than
+        the code, ConfigurationError if the database cannot be used at all."""
         try:
+            now = self.now()
             with self.begin() as connection:
                 migration.upgrade(connection, self.name)
+                # Now, as a link may first be made in the middle of a transaction, beside which SQLite has no other.
+                keys.ensure_key(connection, keys.LINKS, now=now)
         except DBAPIError as error:
             raise self.explain(error) from error
 

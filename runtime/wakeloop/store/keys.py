@@ -13,6 +13,8 @@ from wakeloop.store.batches import Insert
 from wakeloop.store.schema import Instant, keys, tokens
 
 KEY_BYTES = 32
+LINKS = "links"
+"""The key that links and logins are signed with, if the settings have none."""
 
 _ADD_KEY = Insert(keys, ("name", "value", "created_at"), new=("name",))
 _KEY = sa.select(keys.c.value).where(keys.c.name == sa.bindparam("key"))
@@ -31,6 +33,11 @@ _REVOKE_TOKEN = (
     .where(tokens.c.name == sa.bindparam("of_name"), tokens.c.revoked_at.is_(None))
     .values(revoked_at=sa.bindparam("now", type_=Instant()))
 )
+
+
+def find_key(connection: Connection, name: str) -> str | None:
+    """A secret that was made before."""
+    return connection.execute(_KEY, {"key": name}).scalar()
 
 
 def ensure_key(connection: Connection, name: str, *, now: datetime) -> str:

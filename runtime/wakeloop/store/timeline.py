@@ -107,7 +107,7 @@ def requests_by_id(connection: Connection, ids: Collection[UUID]) -> dict[UUID, 
     return {row.id: row for row in connection.execute(_REQUESTS, {"ids": sorted(ids)})}
 
 
-def votes_on(connection: Connection, ids: Collection[UUID]) -> Sequence[sa.Row[Any]]:
+def votes_on(connection: Connection, ids: Collection[UUID]) -> Sequence[Any]:
     """Who has approved which arguments of these requests."""
     return connection.execute(_VOTES, {"ids": sorted(ids)}).all() if ids else ()
 

@@ -153,7 +153,7 @@ def person_page(
     votes: dict[UUID, list[Any]] = {}
     for vote in timeline.votes_on(connection, [row.id for row in open_rows]):
         votes.setdefault(vote.request_id, []).append(vote)
-    reader = _Reader(people)
+    reader = _Reader(people, contact)
     cards = tuple(
         reader.card(row, votes.get(row.id, ()), failed if failed and failed.request == row.id else None)
         for row in open_rows
@@ -175,12 +175,15 @@ def person_page(
 class _Reader:
     """Reads rows as what stands on a page, with people's names."""
 
-    def __init__(self, people: People) -> None:
+    def __init__(self, people: People, reader: str) -> None:
         self._people = people
+        self._reader = reader
 
     def name(self, contact: str | None) -> str | None:
         if contact is None:
             return None
+        if contact == self._reader:
+            return "you"
         try:
             return self._people.get(contact).name
         except NotFound:
