@@ -6,7 +6,7 @@ import http.client
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -518,31 +518,53 @@ def test_what_a_page_does_not_take_from_the_network(site: PagesSite) -> None:
 # What is new
 
 
-def stream(site: PagesSite, path: str) -> Any:
-    """The open answer of a stream."""
-    parts = urlsplit(site.url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    answer.connection = connection  # type: ignore[attr-defined]
-    return answer
+class Stream:
+    """An open stream of events."""
+
+    def __init__(self, site: PagesSite, path: str) -> None:
+        parts = urlsplit(site.url)
+        self.connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        self.connection.request("GET", path)
+        self.answer = self.connection.getresponse()
+
+    def close(self) -> None:
+        """Leave."""
+        self.answer.close()
+        self.connection.close()
 
 
-def next_version(answer: Any) -> str:
+@pytest.fixture
+def stream() -> Iterator[Callable[[PagesSite, str], Stream]]:
+    """Opens streams; what is left of them is closed."""
+    opened: list[Stream] = []
+
+    def make(site: PagesSite, path: str) -> Stream:
+        opened.append(Stream(site, path))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+Opener = Callable[[PagesSite, str], Stream]
+
+
+def next_version(stream: Stream) -> str:
     """What a stream says next."""
     while True:
-        line = answer.readline().decode()
+        line = stream.answer.readline().decode()
         assert line, "the stream has ended"
         if line.startswith("data: "):
             return str(line.removeprefix("data: ").strip())
 
 
-def test_a_stream_tells_what_the_page_does_not_show_yet(site: PagesSite) -> None:
+def test_a_stream_tells_what_the_page_does_not_show_yet(site: PagesSite, stream: Opener) -> None:
     """First the version of the page as it is, then one for each change, and nothing for others' changes."""
     shown = re.search(r'data-version="(\w+)"', site.get(site.page("alice")).text)
     assert shown is not None
     answer = stream(site, f"{site.page('alice')}/events")
-    assert answer.getheader("content-type").startswith("text/event-stream")
+    assert str(answer.answer.getheader("content-type")).startswith("text/event-stream")
     assert next_version(answer) == shown[1]
 
     site.ask("bob")
@@ -555,10 +577,9 @@ def test_a_stream_tells_what_the_page_does_not_show_yet(site: PagesSite) -> None
     assert now is not None
     assert len({shown[1], second, third}) == 3
     assert third == now[1]
-    answer.connection.close()
 
 
-def test_an_edit_and_a_vote_of_others_are_told(site: PagesSite) -> None:
+def test_an_edit_and_a_vote_of_others_are_told(site: PagesSite, stream: Opener) -> None:
     """They stand on the card, and an edit makes what was seen stale."""
     approval = site.ask_approval("alice", "bob", args={"amount": 40}, edit=True, quorum=2)
     assert approval.digest is not None
@@ -568,10 +589,11 @@ def test_an_edit_and_a_vote_of_others_are_told(site: PagesSite) -> None:
     site.post("bob", "approve", approval, digest=approval.digest, edit="1", field__amount="50")
 
     assert next_version(answer) != first
-    answer.connection.close()
 
 
-def test_there_are_only_so_many_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_only_so_many_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: Opener
+) -> None:
     """One link cannot take them all; beyond that the page is told to come again later."""
     monkeypatch.setattr(live, "STREAMS_OF_ONE_LIMIT", 2)
     with served(tmp_path) as site:
@@ -584,21 +606,20 @@ def test_there_are_only_so_many_streams(tmp_path: Path, monkeypatch: pytest.Monk
         assert refused.status == 503
         assert int(refused.headers["retry-after"]) > 0
         other = stream(site, f"{site.page('bob')}/events")
-        assert other.status == 200
+        assert other.answer.status == 200
 
         for one in [*opened, other]:
-            one.connection.close()
             one.close()
-        for _ in poll(15):
+        for _ in poll(20):
             again = stream(site, path)
-            again.connection.close()
-            if again.status == 200:
-                break
-        else:
-            raise AssertionError("closed streams were never given back")
+            is_open = again.answer.status == 200
+            again.close()
+            if is_open:
+                return
+        raise AssertionError("closed streams were never given back")
 
 
-def test_streams_end_at_once_when_the_server_stops(site: PagesSite) -> None:
+def test_streams_end_at_once_when_the_server_stops(site: PagesSite, stream: Opener) -> None:
     """Open pages keep no process."""
     opened = [stream(site, f"{site.page(contact)}/events") for contact in ("alice", "bob", "alice")]
     for one in opened:
@@ -608,7 +629,7 @@ def test_streams_end_at_once_when_the_server_stops(site: PagesSite) -> None:
     site.server.stop(10)
 
     assert time.monotonic() - since < 0.9
-    assert all(one.read() is not None for one in opened)
+    assert all(b"data" not in one.answer.read() for one in opened)
 
 
 # The operator's pages

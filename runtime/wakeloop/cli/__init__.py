@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wakeloop import __version__
-from wakeloop.cli import act, contacts, doctor, inbox, look, project, serve
+from wakeloop.cli import act, contacts, doctor, inbox, look, people, project, serve
 from wakeloop.cli.base import Choices, Commands, Config, Json
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ app.command(rich_help_panel=_LOOK)(look.sessions)
 app.add_typer(look.runs, name="runs", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(inbox.inbox)
 app.add_typer(contacts.contacts, name="contacts", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(people.link)
 
 app.command(rich_help_panel=_ACT)(act.start)
 app.command(rich_help_panel=_ACT)(act.signal)

@@ -206,6 +206,8 @@ class _Deciding:
 
     def attempt(self) -> Attempt:
         """Try it. Raises NotFound, or Unreadable for what does not fit."""
+        if self._counts and self._form.text("enter"):
+            raise Unreadable("press the button that you mean")
         match self._act:
             case "answer":
                 return self._answer()

@@ -150,10 +150,11 @@
     if (event.persisted) location.reload();
   });
 
-  // Twice pressed is once sent.
+  // Enter in a form that decides presses no button; and twice pressed is once sent.
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    if (form.getAttribute("aria-busy") === "true") event.preventDefault();
+    if (event.submitter && event.submitter.name === "enter") event.preventDefault();
+    else if (form.getAttribute("aria-busy") === "true") event.preventDefault();
     else form.setAttribute("aria-busy", "true");
   });
 
