@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup browser demo test check format clean
 
 setup: .venv/ready
 
@@ -12,13 +12,21 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group check
 	touch $@
 
+# The pages are tested in Debian's Chromium.
+browser:
+	@command -v chromium >/dev/null || { \
+	  echo "installing chromium, in which the pages are tested"; \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  { $$sudo apt-get -qq update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; } >/dev/null || { \
+	    echo "chromium could not be installed; put it on the PATH (Debian: apt-get install chromium)" >&2; exit 1; }; }
+
 demo: setup
 	$(BIN)/python demo/run.py
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest
 
-check: setup
+check: setup browser
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

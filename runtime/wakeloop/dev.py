@@ -29,7 +29,7 @@ from wakeloop.terminal import distance, moment, trigger_words
 from wakeloop.thread_worker import ThreadWorker
 from wakeloop.web.app import make_app as make_web_app
 from wakeloop.web.server import WebServer, listen, url_of
-from wakeloop.wiring import Runtime
+from wakeloop.wiring import Runtime, is_loopback
 
 log = get_logger("wakeloop.dev")
 
@@ -63,6 +63,8 @@ def run(settings: Settings, console: Console) -> None:
             alone = parts.enter_context(_only_one(settings))
             listening = parts.enter_context(listen(settings.host, settings.port))
             runtime = Runtime(settings, alone=alone)
+            if runtime.links.base_url is None and is_loopback(settings.host):
+                runtime.links.base_url = url_of(listening)  # any free port was asked for: now it is known
             runtime.database.upgrade()
             worker = _Worker(runtime)
             web = WebServer(make_web_app(runtime), listening)
@@ -175,7 +177,13 @@ def _banner(runtime: Runtime, url: str) -> Text:
     embedded = settings.broker_url.startswith("embedded:")
     names = runtime.world.registry.names
     blocks: dict[str, list[Text]] = {
-        "web": [Text.assemble((url, "bold"), ("  webhooks at /webhooks/CHANNEL", "dim"))],
+        "web": [
+            Text.assemble((url, "bold"), ("  webhooks at /webhooks/CHANNEL", "dim")),
+            Text.assemble(
+                (f"{url}/inbox", "bold"),
+                ("  what wants a human; `wakeloop link CONTACT` is a person's page", "dim"),
+            ),
+        ],
         "store": [Text(runtime.database.name)],
         "broker": [Text("in this process" if embedded else str(maybe_sanitize_url(settings.broker_url)))],
         "agents": _agent_lines(runtime) or [Text(f"none yet in {settings.agents_dir}", style="yellow")],

@@ -17,7 +17,7 @@ from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
 from wakeloop.events import Call, Signal, dump_event
 from wakeloop.logs import get_logger
 from wakeloop.outbox import Outbox
-from wakeloop.routing import Arrived, Routing
+from wakeloop.routing import SENDERS_ADDRESS, Arrived, Routing
 from wakeloop.store import inbox, outbox, queries, received
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewRun, Post
@@ -178,13 +178,17 @@ class Intake:
 
         return self._transact(work)
 
-    def incoming(self, channel: str, incoming: Incoming) -> str:
-        """Record what a person sent, and route it; what became of it, in words. Sent twice, it counts once."""
+    def incoming(
+        self, channel: str, incoming: Incoming, *, contact: str | None = None, auth: str = SENDERS_ADDRESS
+    ) -> str:
+        """Record what a person sent, and route it; what became of it, in words. Sent twice, it counts once.
+
+        contact: who sent it, if that is known otherwise than by the address; auth: how it is known, for the record."""
         try:
             address = self._channels[channel].normalize(incoming.address)
         except ValueError:
             address = incoming.address
-        contacts = self._world.people.by_address(channel, address)
+        contacts = (contact,) if contact is not None else self._world.people.by_address(channel, address)
         contact = contacts[0] if len(contacts) == 1 else None
         raw = to_json(dict(incoming.raw) or {"text": incoming.text}, serialize_unknown=True).decode()
 
@@ -202,10 +206,10 @@ class Intake:
                 return "a repetition of what is recorded already"
             message = Arrived(
                 connection=connection, id=self._world.ids.new_id(), channel=channel, address=address,
-                incoming=incoming, now=now,
+                incoming=incoming, now=now, auth=auth,
             )  # fmt: skip
             outcome = (
-                self._routing.stranger(message, contacts)
+                self._routing.stranger(message, list(contacts))
                 if contact is None
                 else self._routing.person(message, contact)
             )

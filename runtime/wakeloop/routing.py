@@ -25,6 +25,9 @@ from wakeloop.world import World
 LISTED = 10
 """So many open requests are named when somebody must say which one they mean."""
 
+SENDERS_ADDRESS = "provider's signature, sender's address"
+"""How it is known, as a rule, who sent a message."""
+
 _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 # A code stands first or last; longer ones are made when the short ones have run out.
 _FIRST = re.compile(r"^\W*((?:[A-Za-z]\d){1,6})\b[\s:,;.)\-]*(.*)$", re.DOTALL)
@@ -43,7 +46,8 @@ class Replies:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """A message that is recorded and not routed yet. id: under which it stands in conversations."""
+    """A message that is recorded and not routed yet. id: under which it stands in conversations. auth: how it is known
+    who sent it."""
 
     connection: Connection
     id: UUID
@@ -51,6 +55,7 @@ class Arrived:
     address: str
     incoming: Incoming
     now: datetime
+    auth: str = SENDERS_ADDRESS
 
     @property
     def text(self) -> str:
@@ -166,7 +171,7 @@ class Routing:
                 title = RequestSpec.model_validate_json(row.spec).title
                 self._say(message, f"What is your answer to {row.code}: {title}", contact=contact, request=id)
                 return f"named request {id} without an answer; asked for it"
-        actor = Actor(contact=contact, channel=message.channel, auth="provider's signature, sender's address")
+        actor = Actor(contact=contact, channel=message.channel, auth=message.auth)
         try:
             attempt = self._decisions.reply(message.connection, id, actor, text, now=message.now)
         except NotFound:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -39,6 +39,8 @@ __all__ = ["Runtime", "Settings", "load_channels", "load_settings", "make_host"]
 log = get_logger("wakeloop.wiring")
 
 CHANNELS_GROUP = "wakeloop.channels"
+WEB_CHANNEL = "web"
+"""The channel of people's own pages, which needs no setting: it is there wherever its adapter is installed."""
 STEP_THREADS = 32
 
 
@@ -65,6 +67,7 @@ class Runtime:
         self._stopped = False
         self._signing: tuple[str, ...] = ()
         self._webhook_secrets: tuple[str, ...] = ()
+        self._watchers: tuple[Callable[[], None], ...] = ()
         people = People(settings.contacts, settings.approvers)
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
@@ -123,7 +126,7 @@ class Runtime:
         """The keys that links are signed with: of the settings, newest first, else one that this store keeps."""
         if not self._signing:
             given = [key.get_secret_value() for key in self.settings.secret_keys]
-            self._signing = tuple(given or [self._kept_key("links")])
+            self._signing = tuple(given or [self._kept_key(keys.LINKS)])
         return self._signing
 
     def webhook_secrets(self) -> Sequence[str]:
@@ -132,27 +135,18 @@ class Runtime:
         if not self._webhook_secrets:
             given = [key.get_secret_value() for key in self.settings.secret_keys]
             self._webhook_secrets = tuple(
-                webhook_secret(key) for key in given or [self._kept_key("callbacks")]
+                webhook_secret(key) for key in given or [self._kept_key(keys.CALLBACKS)]
             )
         return self._webhook_secrets
 
     def _kept_key(self, name: str) -> str:
-        # Links are made within writing transactions, and SQLite has one of those at a time: only the very first use,
-        # which is `prepare`, may write.
+        # The schema comes with its keys: a store in which one is missing was made by hand, or restored in part.
         with self.database.read() as connection:
             key = keys.find_key(connection, name)
         if key is None:
             with self.database.begin() as connection:
                 key = keys.ensure_key(connection, name, now=self.database.now())
         return key
-
-    def prepare(self) -> None:
-        """Make sure that the store can be used, and has what every process signs with.
-
-        Raises ConfigurationError if it cannot be used, or its schema is not this version's."""
-        self.database.check_schema()
-        self._keys()
-        self.webhook_secrets()
 
     def _load_agents(self) -> Registry:
         loaded = load_folder(Path(self.settings.agents_dir))
@@ -195,7 +189,7 @@ class Runtime:
     def start(self, dispatcher: Dispatcher) -> None:
         """Begin to claim what is due, and hand it to the dispatcher. Raises ConfigurationError if the store cannot be
         used, or its schema is not this version's."""
-        self.prepare()
+        self.database.check_schema()
         self._stopped = False
         if self._alone:
             self.timers.recover()
@@ -226,6 +220,13 @@ class Runtime:
         thread = self._timer_thread
         if thread is not None:
             thread.nudge()
+        for changed in self._watchers:
+            changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call this, from any thread, whenever this process has changed something; it must return at once."""
+        with self._lock:
+            self._watchers = (*self._watchers, changed)
 
     def _ensure_executor(self) -> Executor | None:
         with self._lock:
@@ -268,11 +269,13 @@ def make_host(settings: Settings) -> Runtime:
 
 
 def load_channels(settings: Settings, people: People) -> dict[str, Channel]:
-    """The adapters of the channels that have a table in wakeloop.toml, or that a contact has an address on.
+    """The adapters of the channels that have a table in wakeloop.toml, or that a contact has an address on, and of
+    people's own pages.
 
     Raises ConfigurationError for a channel of which there is no adapter, naming those that there are."""
     wanted = set(settings.channels) | {channel for id in people.ids for channel in people.get(id).addresses}
     points = {point.name: point for point in entry_points(group=CHANNELS_GROUP)}
+    wanted |= {WEB_CHANNEL} & points.keys()
     adapters: dict[str, Channel] = {}
     for name in sorted(wanted):
         if name not in points:

@@ -94,7 +94,6 @@ def opened_runtime(choices: Choices) -> Iterator[Runtime]:
     runtime = Runtime(load_settings(path=choices.config))
     try:
         make_ready(runtime.database)
-        runtime.prepare()
         yield runtime
     finally:
         runtime.stop(grace=0)

@@ -46,7 +46,7 @@ def web(
     settings = load_settings(path=chosen(ctx, config).config, host=host, port=port)
     runtime = Runtime(settings)
     with listen(settings.host, settings.port) as listening:
-        runtime.prepare()
+        runtime.database.check_schema()
         console.print(f"wakeloop web on {url_of(listening)}, store {runtime.database.name}")
         WebServer(make_app(runtime), listening).run()
     runtime.stop(grace=0)

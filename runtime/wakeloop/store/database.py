@@ -145,12 +145,15 @@ class Database:
     # ------------------------------------------------------------------ schema
 
     def upgrade(self) -> None:
-        """Bring the schema to this version's. Raises SchemaMismatch if it is newer than the code, ConfigurationError if
-        the database cannot be used at all."""
+        """Bring the schema to this version's, and keep a key to sign links with. Raises SchemaMismatch if it is newer than
+        the code, ConfigurationError if the database cannot be used at all."""
         try:
+            now = self.now()
             with self.begin() as connection:
                 migration.upgrade(connection, self.name)
-                keys.ensure_key(connection, "links", now=self.now())
+                # Now, as links are made within transactions, beside which SQLite has no other.
+                for name in keys.NAMES:
+                    keys.ensure_key(connection, name, now=now)
         except DBAPIError as error:
             raise self.explain(error) from error
 

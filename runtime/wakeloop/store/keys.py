@@ -13,6 +13,10 @@ from wakeloop.store.batches import Insert
 from wakeloop.store.schema import Instant, keys, tokens
 
 KEY_BYTES = 32
+LINKS = "links"
+CALLBACKS = "callbacks"
+NAMES = (LINKS, CALLBACKS)
+"""The keys that links and logins, and callbacks, are signed with if the settings have none."""
 
 _ADD_KEY = Insert(keys, ("name", "value", "created_at"), new=("name",))
 _KEY = sa.select(keys.c.value).where(keys.c.name == sa.bindparam("key"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,13 +10,12 @@ from urllib.parse import urlsplit
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from wakeloop.settings import Settings
 from wakeloop.tokens import Scope
+from wakeloop.web.access import is_local
 from wakeloop.web.api_problems import Refused
-from wakeloop.wiring import Runtime, is_loopback
+from wakeloop.wiring import Runtime
 
 LOCAL = "local"
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 BEARER = HTTPBearer(
     auto_error=False,
@@ -56,7 +54,8 @@ def needs(*scopes: Scope) -> Callable[..., Caller]:
     def caller(request: Request, credentials: HTTPAuthorizationCredentials | None = given) -> Caller:
         runtime = runtime_of(request)
         if credentials is None:
-            if "authorization" not in request.headers and is_local(runtime.settings, request):
+            is_at_home = is_local(runtime.settings, request) and _is_no_strangers_page(request)
+            if is_at_home and "authorization" not in request.headers:
                 return Caller(name=LOCAL, scopes=frozenset({Scope.ADMIN}), auth=LOCAL)
             raise Refused(
                 401,
@@ -84,31 +83,10 @@ def needs(*scopes: Scope) -> Callable[..., Caller]:
     return caller
 
 
-def is_local(settings: Settings, request: Request) -> bool:
-    """Whether a request comes from somebody at this machine, and from no web page of somebody else's.
-
-    Nothing else can reach the server: it listens on a loopback address and has no public one, and no proxy stands
-    before it. The Host header names this machine, so that a name which an attacker points here (DNS rebinding) is not
-    believed; and if a browser says which page made the request (Origin and Sec-Fetch-Site, by the Fetch standard), it
-    is one of ours."""
-    if settings.public_url is not None or not is_loopback(settings.host):
+def _is_no_strangers_page(request: Request) -> bool:
+    """Whether no web page of somebody else's had a browser send this: if one says which page did (Origin and
+    Sec-Fetch-Site, by the Fetch standard), it is one of ours."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host", ""):
         return False
-    headers = request.headers
-    host = headers.get("host", "")
-    if not is_loopback(_host_of(host)) or any(name in headers for name in _FORWARDED):
-        return False
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        return False
-    return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
-
-
-def _host_of(header: str) -> str:
-    """The host of a Host header, without its port and without the brackets of an IPv6 address."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    host = header.partition(":")[0]
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host.lower()
+    return request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")

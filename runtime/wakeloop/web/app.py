@@ -1,4 +1,4 @@
-"""The web app: webhooks of the channels' providers, the API, and the probes of whatever runs the process."""
+"""The web app: webhooks of the channels' providers, pages, the API, and the probes of whatever runs the process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from wakeloop.logs import get_logger
 from wakeloop.store.database import is_outage
 from wakeloop.web.address import networks, public_url
 from wakeloop.web.api import PREFIX, make_api
+from wakeloop.web.site import add_pages
 from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
@@ -32,7 +33,8 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     `GET|POST /webhooks/{channel}` takes what a channel's provider sends, and answers 2xx only after it is recorded;
     while the database is away it answers 503, for the provider to send it again. `GET /healthz` says that the process
-    runs, `GET /readyz` that it can record something. `/api/v1` is the API (`wakeloop.web.api`).
+    runs, `GET /readyz` that it can record something. `/api/v1` is the API (`wakeloop.web.api`); people's pages and the
+    operator's: see `wakeloop.web.site`.
 
     `state.on_stop` has what is to be called, in the loop, when the process is to stop.
     """
@@ -84,6 +86,7 @@ def make_app(runtime: Runtime) -> FastAPI:
             return _line(HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be used; the log says why")
         return _line(HTTPStatus.OK, "ok")
 
+    add_pages(app, runtime)
     return app
 
 
