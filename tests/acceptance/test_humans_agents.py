@@ -232,7 +232,7 @@ def test_a_worker_killed_between_decision_and_execution_leaves_the_function_to_r
     """Three workers die with an approval in hand; whoever takes over calls each function once, or leaves it to a person."""
     deaths = {
         "first": ("engine.committing", 2),
-        "second": ("engine.committed", 3),
+        "second": ("engine.committed", 2),
         "third": ("engine.step_done", 1),
     }
     workers = {
@@ -369,9 +369,7 @@ def test_one_request_goes_to_another_person_and_then_through_another_channel(
     """In seconds of real time; whoever answers first, wherever, settles it for all of them."""
     run = plant.start("outage", "the shop")
     people.next_text("oncall", "May I restart?\n")
-    began = time.monotonic()
     people.next_text("backup", "May I restart?\n")
-    after = time.monotonic() - began
     worker.wait_for("to oncall at", 20)
     [request] = requests_of(plant, "oncall", count=1)
 
@@ -380,9 +378,11 @@ def test_one_request_goes_to_another_person_and_then_through_another_channel(
         assert reply.wait(30) == 0
 
     assert results_of(plant, [run]) == ["restarted the shop"]
-    assert after > 0.5
     assert request.asked == ("oncall", "backup")
-    acts = [(one.act, one.contact, one.channel) for one in audit_of(plant, request)]
+    lines = audit_of(plant, request)
+    after = [(line.at - lines[0].at).total_seconds() for line in lines[1:3]]
+    assert [after[0] >= 1.0, after[1] >= 2.0] == [True, True]
+    acts = [(one.act, one.contact, one.channel) for one in lines]
     assert acts == [
         ("ask", "oncall", "sms"),
         ("ask", "backup", "sms"),
@@ -464,7 +464,7 @@ def test_a_decision_in_the_very_moment_of_the_timeout_is_either_or(
         pending = set(labels)
         decided = []
         for _ in poll(10):
-            for one in plant.runtime.requests.find(status="open", contact="judge", limit=500):
+            for one in plant.runtime.requests.find(contact="judge", limit=500):
                 label = (one.args or {})["label"]
                 if label in pending:
                     pending.discard(label)
@@ -494,9 +494,9 @@ def test_a_decision_in_the_very_moment_of_the_timeout_is_either_or(
 
 
 def _decide_around_the_end(plant: Plant, people: People, one: RequestView, number: int) -> None:
-    """Approve within 200 ms of the end, every second time by text."""
+    """Approve some time from half a second before the end to a quarter after it, every second time by text."""
     assert one.expires_at is not None
-    at = one.expires_at + timedelta(milliseconds=10 * (number % 40 - 25))
+    at = one.expires_at + timedelta(milliseconds=20 * (number % 40 - 27))
     time.sleep(max(0.0, (at - datetime.now(UTC)).total_seconds()))
     if number % 2:
         people.write("judge", f"{one.code} yes")
