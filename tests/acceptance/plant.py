@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,19 @@ api_url = "{url}"
 class Plant:
     """The servers, and a project folder; workers and web services are started from it."""
 
-    def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        broker_url: str,
+        *,
+        agents: Mapping[str, str] | None = None,
+        settings: str = SETTINGS,
+    ) -> None:
+        """agents: the project's agents, source by file name. settings: its wakeloop.toml, as a template."""
         self.folder = folder
+        self._agents = {"plant.py": AGENTS} if agents is None else agents
+        self._settings = settings
         self.effects = folder / "effects.txt"
         self.effects.touch()
         self.port = free_port()
@@ -115,9 +126,10 @@ class Plant:
     def running(self) -> Iterator[Plant]:
         """Twilio's stand-in and a runtime to look through, for the length of a `with` block."""
         (self.folder / "agents").mkdir()
-        (self.folder / "agents" / "plant.py").write_text(AGENTS)
+        for name, source in self._agents.items():
+            (self.folder / "agents" / name).write_text(source)
         with self.twilio:
-            settings = SETTINGS.format(
+            settings = self._settings.format(
                 alice=ALICE, sid=self.twilio.account_sid, number=self.twilio.number, url=self.twilio.url
             )
             (self.folder / "wakeloop.toml").write_text(settings)
@@ -134,8 +146,10 @@ class Plant:
             finally:
                 self.runtime.stop()
 
-    def worker(self, name: str, *, crash_at: str | None = None, passing: int = 1) -> Program:
-        """A Celery worker; with `crash_at` one that kills itself there."""
+    def worker(
+        self, name: str, *, crash_at: str | None = None, passing: int = 1, queues: str | None = None
+    ) -> Program:
+        """A Celery worker; with `crash_at` one that kills itself there. queues: only of these it takes work."""
         app = "wakeloop" if crash_at is None else "tests.acceptance.armed"
         environment = dict(self.environment)
         if crash_at is not None:
@@ -152,6 +166,7 @@ class Plant:
             "-l",
             "INFO",
             "--without-mingle",
+            *(["-Q", queues] if queues is not None else []),
         ]
         return Program(argv, env=environment, cwd=self.folder)
 
@@ -205,10 +220,18 @@ class Plant:
 
 
 @contextlib.contextmanager
-def make_plant(folder: Path, postgres: Postgres, redis: Redis, **environment: Any) -> Iterator[Plant]:
+def make_plant(
+    folder: Path,
+    postgres: Postgres,
+    redis: Redis,
+    *,
+    agents: Mapping[str, str] | None = None,
+    settings: str = SETTINGS,
+    **environment: Any,
+) -> Iterator[Plant]:
     """A plant on a database of its own and an empty broker."""
     redis.flushall()
-    plant = Plant(folder, postgres.new_database(), redis.url)
+    plant = Plant(folder, postgres.new_database(), redis.url, agents=agents, settings=settings)
     plant.environment |= environment
     with plant.running():
         yield plant

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import urllib.error
 from collections.abc import Callable
 from datetime import timedelta
@@ -37,7 +39,7 @@ def test_every_agent_loads_without_any_setting(load: Callable[..., wakeloop.Agen
     """A folder of agents works as it is, with a contact `me`."""
     load("standup")
 
-    assert {agent.name for agent in load_folder(FOLDER).agents} == {"standup", "watchdog"}
+    assert {agent.name for agent in load_folder(FOLDER).agents} == {"inbox_assistant", "standup", "watchdog"}
 
 
 def test_standup_asks_remembers_and_comes_back(load: Callable[..., wakeloop.Agent]) -> None:
@@ -177,3 +179,42 @@ def test_watchdog_forgets_a_url_that_is_not_watched_any_more(
 
     assert down == {}
     assert len(texts) == 1
+
+
+def test_inbox_assistant_sends_nothing_that_nobody_agreed_to(
+    load: Callable[..., wakeloop.Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reason or a comment has the reply written anew; after enough of them it gives up, as it does after a day."""
+    posts: list[tuple[str, dict[str, Any]]] = []
+
+    def urlopen(request: Any, timeout: float) -> Any:
+        body = json.loads(request.data)
+        posts.append((request.full_url, body))
+        return io.BytesIO(json.dumps({"draft": f"draft {body.get('wishes')}"}).encode())
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    assistant = load("inbox_assistant", INBOX_DRAFT_URL=URL, INBOX_SEND_URL=OTHER)
+    message = {"sender": "Robin", "text": "Are you hiring?"}
+
+    with Simulation([assistant], contacts=ME) as sim:
+        sim.signal("inbox.message", {"id": "1", **message})
+        sim.reply("me", "no 3")
+        sim.reply("me", "yes")
+        sim.signal("inbox.message", {"id": "2", **message})
+        for _ in range(5):
+            sim.reply("me", "no, too long")
+        sim.signal("inbox.message", {"id": "3", **message})
+        sim.advance(timedelta(days=1))
+        sim.signal("inbox.message", {"id": "4", **message})
+        sim.reply("me", "no")
+        results = {run.key: run.result for run in sim.runs(assistant)}
+
+    assert results == {
+        "1": "sent after 2 drafts",
+        "2": "given up after 5 drafts",
+        "3": "nobody decided",
+        "4": "left unanswered: denied",
+    }
+    assert [body for url, body in posts if url == OTHER] == [
+        {"id": "1", "sender": "Robin", "reply": "draft ['friendlier']"}
+    ]
