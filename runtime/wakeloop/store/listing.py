@@ -184,7 +184,7 @@ def ended_runs(connection: Connection, ids: Collection[UUID]) -> Sequence[UUID]:
     return connection.execute(_ENDED_RUNS, {"ids": sorted(ids)}).scalars().all()
 
 
-_FAILED_CALLBACKS = (
+_FAILED_CALLBACKS: Any = (
     sa.select(
         messages.c.id, messages.c.at, messages.c.text, deliveries.c.address, deliveries.c.status,
         deliveries.c.error, deliveries.c.tries,
