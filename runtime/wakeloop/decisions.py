@@ -16,8 +16,8 @@ from wakeloop.answers import Unreadable
 from wakeloop.asking import RequestSpec, Settled
 from wakeloop.desk import Desk
 from wakeloop.errors import NotFound
-from wakeloop.form_dialogue import PENDING, Draft, advance, prompt
 from wakeloop.forms import Form, check, read_text
+from wakeloop.forms.dialogue import PENDING, Draft, advance, prompt
 from wakeloop.granting import limits_for
 from wakeloop.links import Links
 from wakeloop.status import RequestStatus

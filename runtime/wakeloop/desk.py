@@ -16,8 +16,8 @@ from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
 from wakeloop.channel import CALLBACK_CHANNEL, Button
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound
-from wakeloop.form_dialogue import Draft, prompt
 from wakeloop.forms import describe
+from wakeloop.forms.dialogue import Draft, prompt
 from wakeloop.granting import covers
 from wakeloop.links import Links
 from wakeloop.logs import get_logger

@@ -18,7 +18,6 @@ from pydantic import BaseModel, Field, TypeAdapter
 from wakeloop.answers import Unreadable
 from wakeloop.engine.values import codec_for
 from wakeloop.errors import ConfigurationError
-from wakeloop.form_dialogue import PENDING, Draft, advance, prompt
 from wakeloop.forms import (
     Form,
     FormErrors,
@@ -30,6 +29,7 @@ from wakeloop.forms import (
     read_text,
     values_for,
 )
+from wakeloop.forms.dialogue import PENDING, Draft, advance, prompt
 
 
 class Colour(Enum):
@@ -1029,7 +1029,7 @@ def test_a_dialogue_ends_with_the_same_value_in_any_order(
 
 def test_every_kind_of_input_is_tried() -> None:
     """The kinds are the contract with the page: a new one needs its page too."""
-    from wakeloop.form_fields import FieldKind
+    from wakeloop.forms.fields import FieldKind
 
     class All(BaseModel):
         a: str

@@ -14,9 +14,9 @@ from wakeloop.answers import Unreadable
 from wakeloop.asking import EscalationStep, RequestSpec, schema_like
 from wakeloop.decisions import Actor, Attempt, Grant
 from wakeloop.errors import NotFound, NotPossible
-from wakeloop.form_reasons import misfits
-from wakeloop.form_text import choose
 from wakeloop.forms import Form, check, read_text
+from wakeloop.forms.reasons import misfits
+from wakeloop.forms.text import choose
 from wakeloop.status import RequestStatus
 from wakeloop.store import listing
 from wakeloop.store import requests as store

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from wakeloop.asking import RequestSpec, Settled
 from wakeloop.calls import shown
 from wakeloop.errors import NotFound
-from wakeloop.form_fields import FieldSpec
 from wakeloop.forms import Form, fields_for, values_for
+from wakeloop.forms.fields import FieldSpec
 from wakeloop.people import People
 from wakeloop.status import RequestStatus
 from wakeloop.store import timeline

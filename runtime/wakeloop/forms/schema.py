@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from wakeloop.form_text import Choice, choices_of, listed, words_of
+from wakeloop.forms.text import Choice, choices_of, listed, words_of
 
 # Names of an Enum's members, beside its `enum`; the keyword that OpenAPI generators use.
 NAMES_KEYWORD: Final = "x-enum-varnames"

@@ -19,11 +19,11 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from wakeloop.answers import Unreadable
-from wakeloop.form_fields import shown_default
-from wakeloop.form_reading import MISSING, Leaf, assembled, checked, field_line, humanised, read_leaf
-from wakeloop.form_schema import describe_shape
-from wakeloop.form_text import read_json
-from wakeloop.forms import Form, describe, read_text
+from wakeloop.forms.fields import shown_default
+from wakeloop.forms.form import Form, describe, read_text
+from wakeloop.forms.reading import MISSING, Leaf, assembled, checked, field_line, humanised, read_leaf
+from wakeloop.forms.schema import describe_shape
+from wakeloop.forms.text import read_json
 
 
 class Pending(Enum):

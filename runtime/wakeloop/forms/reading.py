@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from wakeloop.answers import Unreadable
-from wakeloop.form_reasons import misfits, told
-from wakeloop.form_schema import Shape, describe_shape
-from wakeloop.form_text import (
+from wakeloop.forms.reasons import misfits, told
+from wakeloop.forms.schema import Shape, describe_shape
+from wakeloop.forms.text import (
     ENTRIES_LIMIT,
     NOTHING,
     choose,

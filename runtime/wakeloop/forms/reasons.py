@@ -22,7 +22,7 @@ from pydantic import ValidationError as Invalid
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from wakeloop.form_schema import (
+from wakeloop.forms.schema import (
     FORMATS,
     MOMENTS,
     TYPES,
@@ -33,7 +33,7 @@ from wakeloop.form_schema import (
     number_words,
     shape_of,
 )
-from wakeloop.form_text import is_moment, quoted
+from wakeloop.forms.text import is_moment, quoted
 
 REASONS_LIMIT: Final = 3
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from wakeloop.answers import Unreadable
-from wakeloop.form_reading import MISSING, Leaf, checked, read_entries, read_shape
-from wakeloop.form_schema import Shape
-from wakeloop.form_text import Choice, choose, read_json, storable
+from wakeloop.forms.reading import MISSING, Leaf, checked, read_entries, read_shape
+from wakeloop.forms.schema import Shape
+from wakeloop.forms.text import Choice, choose, read_json, storable
 
 FieldKind = Literal[
     "text", "multiline", "integer", "number", "checkbox", "date", "datetime-local", "time", "select", "json"

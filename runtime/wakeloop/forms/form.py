@@ -22,11 +22,11 @@ from pydantic_core import CoreSchema, core_schema
 
 from wakeloop.answers import Unreadable
 from wakeloop.errors import ConfigurationError
-from wakeloop.form_fields import FieldSpec, field_kind, is_same_text, read_input, spec_of, written
-from wakeloop.form_reading import MISSING, Leaf, assembled, checked, inner_leaves, read_shape
-from wakeloop.form_reasons import Reason, misfits, told
-from wakeloop.form_schema import NAMES_KEYWORD, Shape, describe_shape, shape_of
-from wakeloop.form_text import Choice, choices_of, choose, listed, storable
+from wakeloop.forms.fields import FieldSpec, field_kind, is_same_text, read_input, spec_of, written
+from wakeloop.forms.reading import MISSING, Leaf, assembled, checked, inner_leaves, read_shape
+from wakeloop.forms.reasons import Reason, misfits, told
+from wakeloop.forms.schema import NAMES_KEYWORD, Shape, describe_shape, shape_of
+from wakeloop.forms.text import Choice, choices_of, choose, listed, storable
 
 FLAT_FIELDS_LIMIT: Final = 8
 
