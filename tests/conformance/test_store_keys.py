@@ -161,14 +161,14 @@ def test_a_key_is_the_same_for_everybody_who_asks_for_it(store: Store) -> None:
 def test_keys_are_random_and_each_its_own(store: Store) -> None:
     """Two secrets have nothing in common, and one that nobody asked for is not made by being looked for."""
     with store.database.read() as connection:
-        assert keys.find_key(connection, "links") is None
+        assert keys.find_key(connection, "first") is None
 
-    first, second = ensure_key(store, "links"), ensure_key(store, "other")
+    first, second = ensure_key(store, "first"), ensure_key(store, "other")
 
     assert first != second
     assert min(len(first), len(second)) >= keys.KEY_BYTES
     with store.database.read() as connection:
-        assert keys.find_key(connection, "Links") is None
+        assert keys.find_key(connection, "First") is None
 
 
 # ---------------------------------------------------------------------- tokens

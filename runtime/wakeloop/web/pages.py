@@ -166,7 +166,7 @@ class _PageDesk:
             return self._show(contact, token, failed=deciding.failed(reasons))
         if row is None:
             raise _NOTHING
-        return self._back(token, *_told(act, attempt))
+        return self._back(token, *_told(deciding.act, attempt))
 
     def write(self, token: str, form: PostedForm, request: Request) -> Response:
         """Take a message to the agents. It is routed like one on any channel, but its sender is known by the link, also
@@ -221,13 +221,17 @@ class _Deciding:
                     raise Unreadable("write a comment first")
                 return self._requests.comment(self._id, self._actor, self._comment)
 
+    @property
+    def act(self) -> str:
+        """What the form is for: an approval may change the arguments, or be for calls to come, too."""
+        return "edit" if self._form.text("edit") else "grant" if self._form.text("grant") else self._act
+
     def failed(self, reasons: Mapping[str, str]) -> Failed:
         """The form as it was sent, to be shown again."""
         form = self._form
-        act = "edit" if form.text("edit") else "grant" if form.text("grant") else self._act
         texts = {"comment": self._comment, "option": form.text("option")}
         return Failed(
-            request=self._id, act=act, fields=form.under(FIELD_PREFIX), texts=texts, reasons=reasons
+            request=self._id, act=self.act, fields=form.under(FIELD_PREFIX), texts=texts, reasons=reasons
         )
 
     def _answer(self) -> Attempt:
@@ -279,7 +283,11 @@ def _told(act: str, attempt: Attempt) -> tuple[str, str]:
             case "comment":
                 return "good", "Your comment has been recorded. Nothing has been decided by it."
             case _ if attempt.status == RequestStatus.APPROVED:
-                return "good", "Approved, exactly as you saw it."
+                words = {
+                    "edit": "with your changes",
+                    "grant": f"and so are calls like it for {GRANT_HOURS} hours",
+                }
+                return "good", f"Approved, {words.get(act, 'exactly as you saw it')}."
             case _:
                 return "part", f"Your approval has been recorded: {attempt.words}."
     if attempt.say is None:
