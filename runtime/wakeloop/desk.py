@@ -97,36 +97,40 @@ class Desk:
         return found
 
     def _work(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
-        """Do what a request's timetable has up to now. Each step is noted before it is done: what it leads to (nobody
-        can be reached, say) may change the timetable, or end the request."""
-        while row is not None and row.status == RequestStatus.OPEN:
-            progress = _progress(row)
-            coming = asking.next_due(spec, progress)
+        """Do what a request's timetable has up to now, or tell of its end."""
+        if row.status != RequestStatus.OPEN:
+            settled = Settled.model_validate_json(row.outcome)
+            audit.append(connection, row.id, at=now, act="end", result=row.status, comment=settled.reason)
+            self._tell_end(connection, row, spec, settled, now)
+            self._move(connection, row, None)
+            return
+        current: Any = row
+        while current is not None and current.status == RequestStatus.OPEN:
+            coming = asking.next_due(spec, _progress(current))
             if coming is None or coming[0] > now:
-                self._move(connection, row, coming[0] if coming else None)
+                self._move(connection, current, coming[0] if coming else None)
                 return
-            match coming[1]:
-                case Due.EXPIRE:
-                    self.expire(connection, row, spec, now)
-                    return
-                case Due.ASK:
-                    self._move(connection, row, None, replace(progress, asked_at=now))
-                    self._begin(connection, row, spec, now)
-                case Due.ESCALATE:
-                    self._move(connection, row, None, replace(progress, escalations=progress.escalations + 1))
-                    self._escalate(connection, row, spec, spec.escalate[progress.escalations], now)
-                case Due.REMIND:
-                    # However late it is, one reminder is enough.
-                    reminders = _reminders_until(spec, progress, now)
-                    self._move(connection, row, None, replace(progress, reminders=reminders))
-                    self._remind(connection, row, spec, now)
-            row = store.find(connection, row.id)
-            if row is None or row.status != RequestStatus.OPEN:
-                return
-        settled = Settled.model_validate_json(row.outcome)
-        audit.append(connection, row.id, at=now, act="end", result=row.status, comment=settled.reason)
-        self._tell_end(connection, row, spec, settled, now)
-        self._move(connection, row, None)
+            self._do(connection, current, spec, coming[1], now)
+            current = store.find(connection, row.id)
+
+    def _do(self, connection: Connection, row: Any, spec: RequestSpec, due: Due, now: datetime) -> None:
+        """Do one thing of a timetable. It is noted before it is done: what it leads to (nobody can be reached, say) may
+        change the timetable, or end the request."""
+        progress = _progress(row)
+        match due:
+            case Due.EXPIRE:
+                self.expire(connection, row, spec, now)
+            case Due.ASK:
+                self._move(connection, row, None, replace(progress, asked_at=now))
+                self._begin(connection, row, spec, now)
+            case Due.ESCALATE:
+                self._move(connection, row, None, replace(progress, escalations=progress.escalations + 1))
+                self._escalate(connection, row, spec, spec.escalate[progress.escalations], now)
+            case Due.REMIND:
+                # However late it is, one reminder is enough.
+                reminders = _reminders_until(spec, progress, now)
+                self._move(connection, row, None, replace(progress, reminders=reminders))
+                self._remind(connection, row, spec, now)
 
     def _begin(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
         """Ask the first people, unless they have given their approval in advance."""

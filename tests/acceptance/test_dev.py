@@ -190,7 +190,7 @@ def test_a_new_project_runs_at_once(project: Project, dev: Callable[..., Dev]) -
     run = project.start("hello")
     running.wait_for("What matters today?")
     waiting = project.wait_for(run, "waiting")
-    assert project.ask("reply", "me", "the", "billing", "bug")["outcome"].startswith("reply to request")
+    assert project.ask("reply", "me", "the", "billing", "bug")["outcome"].startswith("the answer to request")
     running.wait_for("Noted: “the billing bug”")
 
     assert ("reply", "me") in [(one["kind"], one["name"]) for one in waiting["waits"]]
@@ -208,7 +208,7 @@ def test_a_run_goes_on_after_ctrl_c_and_a_second_start(project: Project, dev: Ca
     first.wait_for("What is the word?")
     first.stop(signal.SIGTERM)
 
-    assert "reply to request" in project.ask("reply", "me", "swordfish")["outcome"]
+    assert "the answer to request" in project.ask("reply", "me", "swordfish")["outcome"]
     assert project.ask("runs", "show", run)["status"] == "waiting"
     second = dev().ready()
 

@@ -346,16 +346,15 @@ class Context(Generic[S]):
             return id, [OpenRequest(id=id, spec=made, at=run.now)]
 
         request = cast(str, run.perform(kind, name, effect))
-        settled = None
+        is_over = False
         try:
-            settled = cast(
-                Settled, await run.wait(Kind.REPLY, name, {"request": request}, codec_for(Settled))
-            )
+            settled = await run.wait(Kind.REPLY, name, {"request": request}, codec_for(Settled))
+            is_over = True
         finally:
-            if settled is None and not run.loop.is_closed():
+            if not is_over and not run.loop.is_closed():
                 command = CancelRequest(id=request, at=run.now)
                 run.perform(Kind.SETTLE, "cancelled", lambda: (None, [command]))
-        return request, settled
+        return request, cast(Settled, settled)
 
     def _refuse_unanswered(self, request: str, settled: Settled, names: tuple[str, ...]) -> None:
         """Raise for a request that ended without anybody's word."""

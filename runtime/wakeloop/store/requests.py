@@ -48,7 +48,7 @@ _LOCK_FREE_REQUESTS = (
     .with_for_update(key_share=True, skip_locked=True)
 )
 _NOW = sa.bindparam("now", type_=Instant())
-_DUE = (
+_DUE: Any = (
     sa.select(requests.c.id, requests.c.session_id, requests.c.spec)
     .where(requests.c.due_at <= _NOW)
     .order_by(requests.c.due_at)
