@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
+from wakeloop.calls import shown
 from wakeloop.forms import Form
 
 SHORT_CHARACTERS = 100
@@ -31,7 +32,7 @@ class EscalationStep(_Record):
 class RequestSpec(_Record):
     """What is asked of whom, fixed when it is made.
 
-    to: contacts and groups. options: what a question may be answered with, or an approval be denied for. form: what an
+    to: contacts and groups. brief: what tells it from others like it, in a line. options: what a question may be answered with, or an approval be denied for. form: what an
     answer must look like (`wakeloop.forms.Form` as JSON); None for any words. action, args, args_form: of an approval,
     the function and its arguments; args_form is there if they may be edited. quorum: how many must approve the same
     arguments. requester: a contact who may not decide, being the one on whose behalf it is asked. timeout, remind:
@@ -41,6 +42,7 @@ class RequestSpec(_Record):
     kind: Literal["question", "approval"]
     to: tuple[str, ...]
     text: str
+    brief: str | None = None
     subject: str | None = None
     via: str | None = None
     urgent: bool = False
@@ -62,7 +64,7 @@ class RequestSpec(_Record):
     @property
     def title(self) -> str:
         """What it is about, in a line."""
-        return short(self.text)
+        return short(self.brief or self.text)
 
     @property
     def answer_form(self) -> Form:
@@ -227,6 +229,12 @@ def late_text(spec: RequestSpec, status: str, name: str | None) -> str:
             return f"That came too late: the time had run out (expired), nobody decided: {what}"
         case _:
             return f"That request is closed ({status}): it is no longer needed: {what}"
+
+
+def with_brief(spec: RequestSpec, args: Mapping[str, Any]) -> RequestSpec:
+    """The spec with what tells one call of a function from another: its arguments, as far as they fit a line."""
+    told = ", ".join(f"{name} {' '.join(text.split())}" for name, text, _ in shown(args, limit=40))
+    return spec.model_copy(update={"brief": short(f"{spec.text} ({told})")}) if told else spec
 
 
 def choices(spec: RequestSpec) -> list[tuple[str, str, str]]:

@@ -293,7 +293,9 @@ class Decisions:
         if args is not None and dict(args) != arguments:
             arguments = self._edited(opened, args)
             digest, edited = calls.digest(spec.action or "", arguments), True
-            store.set_args(connection, row.id, to_json(arguments).decode(), digest)
+            spec = asking.with_brief(spec, arguments)
+            kept = spec.model_dump_json(exclude_defaults=True)
+            store.set_args(connection, row.id, kept, to_json(arguments).decode(), digest)
             self._note(connection, opened, actor, "edit", "counted", now, digest=digest)
         self._note(connection, opened, actor, "approve", "counted", now, comment=comment, digest=digest)
         if grant is not None:

@@ -129,11 +129,11 @@ def test_how_far_a_request_has_come_is_kept(store: Store) -> None:
     with store.database.begin() as connection:
         later = NOW + timedelta(hours=1)
         requests.move(connection, one, due_at=later, asked_at=NOW, reminders=2, escalations=1)
-        requests.set_args(connection, one, '{"amount":7}', "d7")
+        requests.set_args(connection, one, '{"new":1}', '{"amount":7}', "d7")
 
     row = find(store, one)
     assert (row.due_at, row.asked_at, row.reminders, row.escalations) == (later, NOW, 2, 1)
-    assert (row.args, row.digest) == ('{"amount":7}', "d7")
+    assert (row.spec, row.args, row.digest) == ('{"new":1}', '{"amount":7}', "d7")
     assert tuple(find(store, other)) == untouched
 
 

@@ -243,7 +243,7 @@ def test_those_who_need_not_answer_any_more_are_told_once() -> None:
         sim.reply("alice", "yes")
 
         assert len(texts(sim, "bob")) == 2
-        assert texts(sim, "bob")[1] == "Approved by alice, nothing more to do: “May I refund?”"
+        assert texts(sim, "bob")[1] == "Approved by alice, nothing more to do: “May I refund? (amount 5)”"
 
 
 def test_the_one_on_whose_behalf_it_is_may_not_approve() -> None:
@@ -426,7 +426,7 @@ def test_a_cancelled_run_withdraws_its_request() -> None:
         sim.cancel(run)
 
         assert [one.status for one in sim.requests(None)] == ["cancelled"]
-        assert texts(sim)[1:] == ["No longer needed: “May I pay?”"]
+        assert texts(sim)[1:] == ["No longer needed: “May I pay? (invoice 'INV-7', amount 10)”"]
         sim.reply("cfo", "yes")
         assert "no longer needed" in texts(sim)[-1]
         assert ran == []

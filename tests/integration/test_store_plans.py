@@ -266,7 +266,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "requests.lock_due": lambda c: requests.lock_due(c, [uuid(4, n) for n in range(1, 200)], range(1, 200), now=NOW),
     "requests.lock_contacts": lambda c: requests.lock_contacts(c, ["c7", "c8"]),
     "requests.move": lambda c: requests.move(c, uuid(4, 7), due_at=AHEAD, asked_at=NOW, reminders=1, escalations=0),
-    "requests.set_args": lambda c: requests.set_args(c, uuid(4, 7), "{}", "d"),
+    "requests.set_args": lambda c: requests.set_args(c, uuid(4, 7), "{}", "{}", "d"),
     "requests.add_recipients": lambda c: requests.add_recipients(c, uuid(4, 7), {"c7": None, "c77": "sms"}, now=NOW),
     "requests.set_via": lambda c: requests.set_via(c, uuid(4, 7), "c15", "sms"),
     "requests.note_told": lambda c: requests.note_told(c, [(uuid(4, 7), "c15")]),

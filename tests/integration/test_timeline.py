@@ -62,7 +62,7 @@ def test_standing_changes_with_whatever_is_to_be_seen_and_with_nothing_else(data
         (lambda c: say(c, "alice", "hi"), {"alice"}),
         (lambda c: ask(c, "bob"), {"bob"}),
         (lambda c: requests.set_vote(c, request, "bob", "d1"), {"alice", "bob"}),
-        (lambda c: requests.set_args(c, request, "{}", "d2"), {"alice", "bob"}),
+        (lambda c: requests.set_args(c, request, "{}", "{}", "d2"), {"alice", "bob"}),
         (lambda c: requests.note_told(c, [(request, "bob")]), set()),
         (lambda c: say(c, "carol", "hi"), set()),
         (lambda c: requests.settle_told(c, request, "denied", "{}", now=NOW), {"alice", "bob"}),

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
 from wakeloop import calls
-from wakeloop.asking import RequestSpec
+from wakeloop.asking import RequestSpec, with_brief
 from wakeloop.status import RequestStatus
 from wakeloop.store.batches import Insert, Listed, among, is_postgres
 from wakeloop.store.records import NewRequest, Settlement
@@ -97,7 +97,7 @@ _MOVE = (
 _SET_ARGS = (
     sa.update(requests)
     .where(requests.c.id == sa.bindparam("request"))
-    .values(args=sa.bindparam("new_args"), digest=sa.bindparam("new_digest"))
+    .values(spec=sa.bindparam("new_spec"), args=sa.bindparam("new_args"), digest=sa.bindparam("new_digest"))
 )
 _FIND = sa.select(requests).where(requests.c.id == sa.bindparam("request"))
 
@@ -183,6 +183,7 @@ def new_request(
     state: str | None = None, callback: str | None = None,
 ) -> NewRequest:  # fmt: skip
     """The record of a request that is made at `now`."""
+    spec = spec if spec.args is None else with_brief(spec, spec.args)
     return NewRequest(
         id=id, kind=spec.kind, spec=spec.model_dump_json(exclude_defaults=True, exclude={"args"}), run_id=run_id,
         expires_at=None if spec.timeout is None else now + timedelta(seconds=spec.timeout), action=spec.action,
@@ -299,9 +300,10 @@ def move(
     connection.execute(_MOVE, parameters)
 
 
-def set_args(connection: Connection, id: UUID, args: str, digest: str) -> None:
+def set_args(connection: Connection, id: UUID, spec: str, args: str, digest: str) -> None:
     """Note the arguments that a person gave an approval instead of those that it was asked for."""
-    connection.execute(_SET_ARGS, {"request": id, "new_args": args, "new_digest": digest})
+    parameters = {"request": id, "new_spec": spec, "new_args": args, "new_digest": digest}
+    connection.execute(_SET_ARGS, parameters)
 
 
 # ---------------------------------------------------------------------- the people asked
