@@ -114,7 +114,9 @@ def test_an_approval_keeps_what_it_is_for(store: Store) -> None:
         requests.open_requests(connection, [(None, new)], now=store.now)
 
     row = find(store, new.id)
-    assert RequestSpec.model_validate_json(row.spec) == spec.model_copy(update={"args": None})
+    kept = RequestSpec.model_validate_json(row.spec)
+    assert kept.title == "Refund? (amount 120)"
+    assert kept == spec.model_copy(update={"args": None, "brief": kept.title})
     assert (row.kind, row.status, row.action, row.args) == ("approval", "open", "refund", '{"amount":120}')
     assert row.digest == calls.digest("refund", {"amount": 120})
     assert (row.created_at, row.due_at, row.expires_at) == (NOW, NOW, NOW + timedelta(hours=1))
