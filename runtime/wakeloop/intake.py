@@ -17,7 +17,7 @@ from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
 from wakeloop.events import Call, Signal, dump_event
 from wakeloop.logs import get_logger
 from wakeloop.outbox import Outbox
-from wakeloop.routing import SENDERS_ADDRESS, Arrived, Routing
+from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing
 from wakeloop.store import inbox, outbox, queries, received
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewRun, Post
@@ -152,7 +152,7 @@ class Intake:
             if isinstance(item, DeliveryUpdate):
                 self.update(channel, item)
             else:
-                self.incoming(channel, item)
+                self.incoming(channel, item, auth=SIGNED_BY_PROVIDER)
         crashpoints.reach("intake.recorded")
         return adapter.respond(request)
 

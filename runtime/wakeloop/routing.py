@@ -25,7 +25,8 @@ from wakeloop.world import World
 LISTED = 10
 """So many open requests are named when somebody must say which one they mean."""
 
-SENDERS_ADDRESS = "provider's signature, sender's address"
+SENDERS_ADDRESS = "sender's address"
+SIGNED_BY_PROVIDER = "provider's signature, sender's address"
 """How it is known, as a rule, who sent a message."""
 
 _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])

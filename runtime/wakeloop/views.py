@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from wakeloop.agent import Agent
-from wakeloop.asking import RequestSpec, Settled, short
+from wakeloop.asking import RequestSpec, Settled
 from wakeloop.engine.commands import Wakeup
 from wakeloop.engine.values import JSON_CODEC, result_codec
 from wakeloop.events import Event, Message, load_event
@@ -55,9 +55,10 @@ class SessionView:
 class RequestView:
     """A request to people.
 
-    to: whom it was made for, one name or several; asked: the contacts who were asked so far, with escalations. args,
-    digest: of an approval, the arguments as they are now. votes: who has approved those. outcome: how it ended. agent,
-    key, run: whose it is, if a run's; else `maker` made it, and `state` is what it gets back.
+    to: whom it was made for, one name or several; asked: the contacts who were asked so far, with escalations. title:
+    what it is about, in a line that tells it from others. args, digest: of an approval, the arguments as they are now.
+    votes: who has approved those. outcome: how it ended. agent, key, run: whose it is, if a run's; else `maker` made
+    it, and `state` is what it gets back.
     """
 
     id: str
@@ -66,6 +67,7 @@ class RequestView:
     to: str | tuple[str, ...]
     asked: tuple[str, ...]
     text: str
+    title: str
     subject: str | None
     options: tuple[str, ...]
     status: str
@@ -94,11 +96,6 @@ class RequestView:
     def by(self) -> str | None:
         """Who decided."""
         return None if self.outcome is None else self.outcome.by
-
-    @property
-    def title(self) -> str:
-        """What it is about, in a line."""
-        return short(self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +196,7 @@ def request_view(row: Any, asked: Sequence[Any]) -> RequestView:
     return RequestView(
         id=str(row.id), kind=row.kind, code=asked[0].code if asked else "",
         to=spec.to[0] if len(spec.to) == 1 else spec.to, asked=tuple(one.contact for one in asked), text=spec.text,
+        title=spec.title,
         subject=spec.subject, options=spec.options, status=row.status, action=row.action,
         args=None if row.args is None else JSON_CODEC.load(row.args), digest=row.digest, quorum=spec.quorum,
         votes=tuple(one.contact for one in asked if one.vote is not None and one.vote == row.digest),

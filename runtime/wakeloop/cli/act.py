@@ -133,7 +133,7 @@ def reply(
         [(channel, address)] = people.route(contact, channel)
         id = f"cli-{runtime.world.ids.new_id()}"
         outcome = runtime.intake.incoming(
-            channel, Incoming(provider_id=id, address=address, text=" ".join(text))
+            channel, Incoming(provider_id=id, address=address, text=" ".join(text)), auth="command line"
         )
     if choices.json:
         print_json({"contact": contact, "channel": channel, "outcome": outcome})

@@ -85,7 +85,7 @@ def _requests(requests: list[RequestView], now: Any) -> Table:
             moment(one.created_at, now),
             moment(one.expires_at, now) if one.expires_at else "",
             f"{one.agent}/{one.key}" if one.agent else (one.maker or ""),
-            short(one.text, 200),
+            one.title,
         )
     return shown
 

@@ -275,7 +275,7 @@ def _show(choices: Choices, database: Database, fragment: str) -> None:
         if request.status == "open":
             say(
                 (f"open {request.kind} ", "yellow"),
-                f"{request.code} to {', '.join(request.asked)}: {short(request.text)}",
+                f"{request.code} to {', '.join(request.asked)}: {request.title}",
             )
     if run.error:
         say((run.error, "bold red"))

@@ -176,7 +176,7 @@ def list_requests(
     for one in found:
         shown.add_row(
             short_id(one.id), one.code, ", ".join(one.asked) or str(one.to), status_text(one.status),
-            moment(one.created_at, now), _whose(one), short(one.text),
+            moment(one.created_at, now), _whose(one), one.title,
         )  # fmt: skip
     console().print(shown)
 
