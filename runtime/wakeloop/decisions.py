@@ -243,7 +243,8 @@ class Decisions:
                 channel=actor.channel, auth=actor.auth, digest=digest, comment=comment,
             )  # fmt: skip
             words = f"refused: {actor.contact or 'nobody known'} may not decide request {id}"
-            return Attempt(accepted=False, status=RequestStatus(row.status), words=words)
+            say = None if person is None else f"You may not decide about this: {spec.title}"
+            return Attempt(accepted=False, status=RequestStatus(row.status), words=words, say=say)
         if row.status != RequestStatus.OPEN:
             return self._late(connection, row, actor, act, now, comment=comment, digest=digest)
         return _Opened(row=row, spec=spec, person=person)

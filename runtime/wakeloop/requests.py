@@ -18,7 +18,7 @@ from wakeloop.store import audit, grants, queries
 from wakeloop.store import requests as store
 from wakeloop.store.database import Database
 from wakeloop.views import AuditLine, GrantView, RequestView, audit_line, grant_view, request_view
-from wakeloop.world import World, check_people
+from wakeloop.world import World, check_request
 
 T = TypeVar("T")
 
@@ -63,11 +63,9 @@ class Requests:
         the same maker and asking the same, nothing is made again.
 
         maker: who asks. state: a JSON value that is given back as it was. callback: the address that is told of the end.
-        Raises NotFound for an unknown contact, NotPossible if none of them may approve it, or if the id was used for
+        Raises NotFound for an unknown contact, NotPossible if too few of them may approve it, or if the id was used for
         something else."""
-        check_people(self._world.people, spec.to, spec.via, spec.action if spec.is_approval else None)
-        for step in spec.escalate:
-            check_people(self._world.people, (step.to,) if step.to else spec.to, step.via, None)
+        check_request(self._world.people, spec)
         chosen = id or self._world.ids.new_id()
         kept = None if state is None else to_json(state).decode()
 

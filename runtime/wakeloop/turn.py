@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from wakeloop.agent import Agent, WhileBusy
+from wakeloop.asking import RequestSpec
 from wakeloop.changes import Changes, receivers
 from wakeloop.engine import commands as cmd
 from wakeloop.engine.execution import Execution
@@ -24,7 +25,7 @@ from wakeloop.people import Card
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.triggers import Overlap, load_schedule
-from wakeloop.world import World, check_people
+from wakeloop.world import World, check_request
 
 log = get_logger("wakeloop.turn")
 
@@ -627,8 +628,8 @@ class _Surroundings:
     def check_contact(self, contact: str, via: str | None) -> str:
         return self._turn.world.people.route(contact, via)[0][0]
 
-    def check_people(self, names: Sequence[str], via: str | None, action: str | None) -> None:
-        check_people(self._turn.world.people, names, via, action)
+    def check_request(self, spec: RequestSpec) -> None:
+        check_request(self._turn.world.people, spec)
 
     def contacts(self) -> tuple[Card, ...]:
         people = self._turn.world.people

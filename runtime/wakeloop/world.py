@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from wakeloop.asking import RequestSpec
 from wakeloop.errors import NotPossible
 from wakeloop.events import Signal, dump_event
 from wakeloop.people import People
@@ -29,19 +30,34 @@ class World:
     ids: Ids
 
 
-def check_people(people: People, names: Sequence[str], via: str | None, action: str | None) -> None:
-    """Raises NotFound if one of these contacts or groups is not there, or cannot be reached (through `via`), and
-    NotPossible if the settings allow none of them to approve the function `action`."""
+def check_request(people: People, spec: RequestSpec) -> None:
+    """Raises NotFound if somebody whom a request names is not there or cannot be reached, and NotPossible if those who
+    are asked, now or later, may not decide about it or are too few to."""
+    asked = _reachable(people, spec.to, spec.via)
+    for step in spec.escalate:
+        asked |= _reachable(people, (step.to,) if step.to is not None else spec.to, step.via)
+    if not spec.is_approval:
+        return
+    allowed = people.approvers(spec.action or "")
+    may = {contact for contact in asked if allowed is None or contact in allowed} - {spec.requester}
+    if len(may) >= spec.quorum:
+        return
+    who = ", ".join(sorted(asked))
+    why = [] if allowed is None else [f"by [approvers] in wakeloop.toml only {', '.join(allowed)} may"]
+    why += [f"{spec.requester} is the one it is asked for"] if spec.requester in asked else []
+    needs = f"needs {spec.quorum} approvals" if spec.quorum > 1 else "needs an approval"
+    raise NotPossible(
+        f"{spec.action} {needs}, and of those who are asked ({who}) {len(may) or 'none'} may give one"
+        + (f": {'; '.join(why)}" if why else ""),
+        action=spec.action,
+    )
+
+
+def _reachable(people: People, names: Sequence[str], via: str | None) -> set[str]:
     contacts = people.expand(names)
     for contact in contacts:
         people.route(contact, via)
-    allowed = people.approvers(action) if action is not None else None
-    if allowed is not None and not set(contacts) & set(allowed):
-        raise NotPossible(
-            f"{', '.join(contacts)} may not approve {action}: by [approvers] in wakeloop.toml only "
-            f"{', '.join(allowed) or 'nobody'} may",
-            action=action,
-        )
+    return set(contacts)
 
 
 def signal_posts(registry: Registry, signal: Signal) -> list[Post]:

@@ -19,6 +19,7 @@ from wakeloop import (
     step,
 )
 from wakeloop.decisions import Grant
+from wakeloop.errors import NotPossible
 from wakeloop.testing import Simulation
 
 PEOPLE = {
@@ -523,3 +524,39 @@ def test_an_action_without_a_function_can_be_approved() -> None:
         sim.reply("cto", "approved, thanks")
 
         assert sim.run(run).result == [{"amount": 5, "to": "ACME"}, "cto", ["cto"], "", "sms", False]
+
+
+def test_an_approval_that_can_never_come_is_refused_at_once() -> None:
+    """Too few may give it, by the quorum, the settings or whose wish it is: nobody is asked, and the caller is told."""
+
+    @require_approval("finance", quorum=3)
+    async def merge(company: str) -> str:
+        return company
+
+    @require_approval("finance")
+    async def sell(company: str) -> str:
+        return company
+
+    @agent(on_message())
+    async def dealer(ctx: Context[None]) -> list[str]:
+        found = []
+        for action in (merge, sell):
+            try:
+                await action("ACME")
+            except NotPossible as error:
+                found.append(str(error))
+        try:
+            await ctx.approve("alice", "promote", {}, four_eyes=True)
+        except NotPossible as error:
+            found.append(str(error))
+        return found
+
+    with Simulation([dealer], contacts=PEOPLE, approvers={"sell": ["cfo"]}) as sim:
+        sim.reply("alice", "go")
+
+        [run] = sim.runs(dealer)
+        few, settings, own = run.result
+        assert "needs 3 approvals" in few and "2 may" in few
+        assert "only cfo may" in settings
+        assert "alice is the one it is asked for" in own
+        assert sim.outbox() == []

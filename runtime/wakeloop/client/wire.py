@@ -222,7 +222,7 @@ def _refusal(send: Send, reply: Reply, told: Any) -> WakeloopError:
             return NotAllowed(f"{text}{hint}", scope=send.scope, **facts)
         case 422 if _is_about(problem, "to"):
             # As in a run: who is not there is not found, and who is there but may not decide cannot be asked.
-            return (NotPossible if " may not approve " in text else NotFound)(text, **facts)
+            return (NotPossible if " may give one" in text else NotFound)(text, **facts)
         case 404:
             return NotFound(text, **facts)
         case 409:

@@ -211,7 +211,7 @@ class Context(Generic[S]):
                     timeout=None if deadline is None else (deadline - self._run.now).total_seconds(),
                 )  # fmt: skip
 
-            request, settled = await self._request(Kind.ASK, ", ".join(names), spec, None)
+            request, settled = await self._request(Kind.ASK, ", ".join(names), spec)
             if settled.status == RequestStatus.EXPIRED:
                 raise NoAnswer(
                     f"{' and '.join(names)} did not answer request {request} within {timeout}",
@@ -248,7 +248,7 @@ class Context(Generic[S]):
         from. four_eyes: the contact whose message began this run may not decide. The rest is as for `ask`.
 
         Raises Denied (with `comment` and `option`), ApprovalExpired at the timeout, Undeliverable if nobody can be
-        reached, NotFound for an unknown contact, NotPossible if the settings allow none of them to approve it.
+        reached, NotFound for an unknown contact, NotPossible if too few of those asked may approve it.
         """
         plain = _plain(args)
         if not isinstance(plain, Mapping) or not all(isinstance(name, str) for name in plain):
@@ -306,7 +306,7 @@ class Context(Generic[S]):
     async def _approval(
         self, action: str, names: tuple[str, ...], spec: Callable[[], RequestSpec]
     ) -> Approval:
-        request, settled = await self._request(Kind.APPROVE, action, spec, action)
+        request, settled = await self._request(Kind.APPROVE, action, spec)
         if settled.status == RequestStatus.EXPIRED:
             raise ApprovalExpired(
                 f"nobody decided about {action} in time (request {request})",
@@ -331,17 +331,13 @@ class Context(Generic[S]):
             channel=settled.channel or "", at=settled.at, request=request, edited=settled.edited,
         )  # fmt: skip
 
-    async def _request(
-        self, kind: Kind, name: str, spec: Callable[[], RequestSpec], action: str | None
-    ) -> tuple[str, Settled]:
+    async def _request(self, kind: Kind, name: str, spec: Callable[[], RequestSpec]) -> tuple[str, Settled]:
         """Open a request and wait for its end. If the wait is given up, so is the request."""
         run = self._run
 
         def effect() -> tuple[str, list[Command]]:
             made = spec()
-            run.surroundings.check_people(made.to, made.via, action)
-            for step in made.escalate:
-                run.surroundings.check_people((step.to,) if step.to else made.to, step.via, None)
+            run.surroundings.check_request(made)
             id = str(run.surroundings.new_id())
             return id, [OpenRequest(id=id, spec=made, at=run.now)]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from wakeloop.asking import RequestSpec
 from wakeloop.engine.commands import Wakeup
 from wakeloop.engine.failures import Failure
 from wakeloop.engine.journal import Kind, Rewind, title
@@ -29,9 +29,9 @@ class Surroundings(Protocol):
         no address on `via`."""
         ...
 
-    def check_people(self, names: Sequence[str], via: str | None, action: str | None) -> None:
-        """Raises NotFound if one of these contacts or groups is not there or cannot be reached (through `via`), and
-        NotPossible if, by the settings, none of them may approve the function `action`."""
+    def check_request(self, spec: RequestSpec) -> None:
+        """Raises NotFound if somebody whom it names is not there or cannot be reached, and NotPossible if those who are
+        asked may not decide about it, or are too few to."""
         ...
 
     def contacts(self) -> tuple[Card, ...]:
