@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -32,17 +32,6 @@ log = get_logger("wakeloop.desk")
 BATCH = 200
 TROUBLE_SECONDS = 60
 """When a request that could not be worked on is looked at again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A request as one person is asked it, for channels that show more than text, and for pages."""
-
-    id: UUID
-    contact: str
-    code: str
-    spec: RequestSpec
-    args: dict[str, Any] | None
 
 
 class Desk:
@@ -214,22 +203,26 @@ class Desk:
         for person in store.recipients_of(connection, row.id):
             if person.vote is not None and person.vote == row.digest:
                 continue  # has approved, and waits for others as we do
-            others = [one for one in store.open_of_contact(connection, person.contact) if one.id != row.id]
-            how = HowToReply(code=person.code if others else None)
-            text = "Reminder: " + self.text(row, spec, person.contact, how, args=_args(row))
-            if others:
-                store.note_told(connection, [(row.id, person.contact)])
-            self._write(connection, row, spec, person.contact, person.via, text, now, act="remind")
+            self._again(connection, row, spec, person, person.via, now, head="Reminder: ", act="remind")
 
     def ask_changed(
         self, connection: Connection, row: Any, spec: RequestSpec, person: Any, args: dict[str, Any], head: str,
         now: datetime,
     ) -> None:  # fmt: skip
         """Ask somebody who was asked before about arguments that another has changed."""
-        others = [one for one in store.open_of_contact(connection, person.contact) if one.id != row.id]
-        how = HowToReply(code=person.code if others else None)
-        text = head + self.text(row, spec, person.contact, how, args=args)
-        self._write(connection, row, spec, person.contact, person.via, text, now, act="ask")
+        self._again(connection, row, spec, person, person.via, now, head=head, args=args)
+
+    def _again(
+        self, connection: Connection, row: Any, spec: RequestSpec, person: Any, via: str | None, now: datetime, *,
+        head: str = "", args: dict[str, Any] | None = None, act: str = "ask",
+    ) -> None:  # fmt: skip
+        """Write a request again to somebody who was asked before; with its code, if it is not their only open one."""
+        has_others = any(one.id != row.id for one in store.open_of_contact(connection, person.contact))
+        if has_others:
+            store.note_told(connection, [(row.id, person.contact)])
+        how = HowToReply(code=person.code if has_others else None)
+        text = head + self.text(row, spec, person.contact, how, args=_args(row) if args is None else args)
+        self._write(connection, row, spec, person.contact, via, text, now, act=act)
 
     def _escalate(
         self, connection: Connection, row: Any, spec: RequestSpec, step: asking.EscalationStep, now: datetime
@@ -237,16 +230,11 @@ class Desk:
         """Ask somebody else as well, or the same people through another channel."""
         known = {person.contact: person for person in store.recipients_of(connection, row.id)}
         people = self._people([step.to] if step.to is not None else spec.to)
-        new = {contact: step.via for contact in people if contact not in known}
         for contact in people:
-            person = known.get(contact)
-            if person is None:
-                continue
-            store.set_via(connection, row.id, contact, step.via)
-            others = [one for one in store.open_of_contact(connection, contact) if one.id != row.id]
-            how = HowToReply(code=person.code if others else None)
-            text = self.text(row, spec, contact, how, args=_args(row))
-            self._write(connection, row, spec, contact, step.via, text, now, act="escalate")
+            if contact in known:
+                store.set_via(connection, row.id, contact, step.via)
+                self._again(connection, row, spec, known[contact], step.via, now, act="escalate")
+        new = {contact: step.via for contact in people if contact not in known}
         if new:
             self._ask(connection, row, spec, new, now)
 
@@ -359,14 +347,18 @@ class Desk:
         self, connection: Connection, row: Any, spec: RequestSpec, contact: str, reason: str, now: datetime
     ) -> None:
         store.note_unreachable(connection, row.id, contact)
-        people = store.recipients_of(connection, row.id)
-        if all(person.unreachable for person in people):
+        left = [
+            person
+            for person in store.recipients_of(connection, row.id)
+            if not person.unreachable or (person.vote is not None and person.vote == row.digest)
+        ]
+        if len(left) < spec.quorum:
             self._nobody(connection, row, spec, reason, now)
 
     def _nobody(
         self, connection: Connection, row: Any, spec: RequestSpec, reason: str, now: datetime
     ) -> None:
-        """Nobody who was asked can be reached: the next escalation comes now; if there is none, it fails loudly."""
+        """Too few of those who were asked can be reached: the next escalation comes now; if there is none, it fails loudly."""
         fresh = store.find(connection, row.id)
         if fresh is None or fresh.status != RequestStatus.OPEN:
             return

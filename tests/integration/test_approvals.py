@@ -13,13 +13,14 @@ from wakeloop import (
     Denied,
     InvalidArguments,
     NonDeterminismError,
+    Undeliverable,
     agent,
     on_message,
     require_approval,
     step,
 )
 from wakeloop.decisions import Grant
-from wakeloop.errors import NotPossible
+from wakeloop.errors import NotPossible, PermanentChannelError
 from wakeloop.testing import Simulation
 
 PEOPLE = {
@@ -560,3 +561,26 @@ def test_an_approval_that_can_never_come_is_refused_at_once() -> None:
         assert "only cfo may" in settings
         assert "alice is the one it is asked for" in own
         assert sim.outbox() == []
+
+
+def test_a_quorum_that_cannot_be_reached_any_more_fails_loudly() -> None:
+    """One of two has no working number: the other alone could never approve it, and the caller does not wait for that."""
+
+    @require_approval(["cfo", "cto"], quorum=2)
+    async def launch() -> None:
+        ran.append(())
+
+    @agent()
+    async def launcher(ctx: Context[None]) -> str:
+        try:
+            await launch()
+        except Undeliverable as error:
+            return error.reason
+        return "launched"
+
+    with Simulation([launcher], contacts=PEOPLE) as sim:
+        sim.channels["sms"].fail_next(PermanentChannelError("no such number"))
+        run = sim.start(launcher)
+
+        assert sim.run(run).result == "no such number"
+        assert ran == []
