@@ -251,15 +251,6 @@ def choices(spec: RequestSpec) -> list[tuple[str, str, str]]:
     return []
 
 
-def argument_lines(shown: Sequence[tuple[str, str, bool]]) -> str:
-    """Arguments one below the other, as `wakeloop.gates.shown` gives them."""
-    lines = []
-    for name, text, _ in shown:
-        several = text.startswith("|")
-        lines.append("\n    ".join([f"  {name}:", *text.split("\n")]) if several else f"  {name}: {text}")
-    return "\n".join(lines)
-
-
 def schema_like(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON Schema of arguments like these: the same names, and values of the same types."""
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -188,10 +189,13 @@ class Desk:
         """A request as a text message to a contact."""
         link = self._links.page(contact, row.id)
         if spec.is_approval:
-            shown = calls.shown(args or {})
-            is_needed = spec.args_form is not None or any(is_short for _, _, is_short in shown)
-            how = replace(how, link=link if is_needed else None)
-            return asking.approval_text(spec, asking.argument_lines(shown), how)
+            call = args or {}
+            whole = calls.summary("", call, limit=sys.maxsize)
+            told = calls.summary("", call)
+            is_short = told != whole or any(is_cut for _, _, is_cut in calls.shown(call))
+            lines = told.removeprefix("\n")
+            is_needed = spec.args_form is not None or is_short
+            return asking.approval_text(spec, lines, replace(how, link=link if is_needed else None))
         form = spec.answer_form
         if form.is_flat:
             return asking.question_text(spec, prompt(form, Draft()), replace(how, link=None))

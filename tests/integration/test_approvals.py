@@ -584,3 +584,22 @@ def test_a_quorum_that_cannot_be_reached_any_more_fails_loudly() -> None:
 
         assert sim.run(run).result == "no such number"
         assert ran == []
+
+
+def test_a_call_with_much_to_show_still_fits_a_text_message() -> None:
+    """However many long arguments there are, the message is one that a carrier takes; what is left out is told."""
+
+    @require_approval("cfo")
+    async def publish(parts: list[str], **rest: str) -> None:
+        ran.append(())
+
+    @agent()
+    async def publisher(ctx: Context[None]) -> None:
+        await publish(["x" * 5000] * 20, **{f"note{n}": "y" * 3000 for n in range(60)})
+
+    with Simulation([publisher], contacts=PEOPLE) as sim:
+        sim.start(publisher)
+
+        [text] = texts(sim)
+        assert len(text) <= 1600
+        assert text.startswith("May I publish?\n  parts: [") and "Reply yes or no." in text
