@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
+from wakeloop.answers import Unreadable
 from wakeloop.asking import RequestSpec
 from wakeloop.decisions import Actor, Attempt, Decisions, Grant
 from wakeloop.desk import Desk
@@ -97,15 +98,21 @@ class Requests:
     def answer(self, id: UUID, actor: Actor, value: Any, *, text: str | None = None) -> Attempt:
         """Answer a question: see `Decisions.answer`."""
         return self._decide(
+            id,
+            actor,
+            "answer",
             lambda connection: self._decisions.answer(
                 connection, id, actor, value=value, text=text, now=self._database.now()
-            )
+            ),
         )
 
     def reply(self, id: UUID, actor: Actor, text: str) -> Attempt:
         """Answer in words, as by SMS: see `Decisions.reply`."""
         return self._decide(
-            lambda connection: self._decisions.reply(connection, id, actor, text, now=self._database.now())
+            id,
+            actor,
+            "reply",
+            lambda connection: self._decisions.reply(connection, id, actor, text, now=self._database.now()),
         )
 
     def approve(
@@ -114,6 +121,9 @@ class Requests:
     ) -> Attempt:  # fmt: skip
         """Approve a call: see `Decisions.approve`."""
         return self._decide(
+            id,
+            actor,
+            "approve",
             lambda connection: self._decisions.approve(
                 connection,
                 id,
@@ -123,29 +133,38 @@ class Requests:
                 args=args,
                 grant=grant,
                 digest=digest,
-            )
+            ),
         )
 
     def deny(self, id: UUID, actor: Actor, *, comment: str = "", option: str | None = None) -> Attempt:
         """Deny a call: see `Decisions.deny`."""
         return self._decide(
+            id,
+            actor,
+            "deny",
             lambda connection: self._decisions.deny(
                 connection, id, actor, now=self._database.now(), comment=comment, option=option
-            )
+            ),
         )
 
     def comment(self, id: UUID, actor: Actor, text: str) -> Attempt:
         """Put a remark on record."""
         return self._decide(
-            lambda connection: self._decisions.comment(connection, id, actor, text, now=self._database.now())
+            id,
+            actor,
+            "comment",
+            lambda connection: self._decisions.comment(connection, id, actor, text, now=self._database.now()),
         )
 
     def cancel(self, id: UUID, actor: Actor, *, reason: str = "") -> Attempt:
         """End a request undecided; those who were asked are told."""
         return self._decide(
+            id,
+            actor,
+            "cancel",
             lambda connection: self._decisions.cancel(
                 connection, id, actor, now=self._database.now(), reason=reason
-            )
+            ),
         )
 
     # ------------------------------------------------------------------ looked at
@@ -209,8 +228,19 @@ class Requests:
 
     # ------------------------------------------------------------------ inside
 
-    def _decide(self, work: Callable[[Connection], Attempt]) -> Attempt:
-        return self._transact(work)
+    def _decide(self, id: UUID, actor: Actor, act: str, work: Callable[[Connection], Attempt]) -> Attempt:
+        try:
+            return self._transact(work)
+        except Unreadable as error:
+            reason = str(error)[:500]
+            # What was tried is undone, and goes on record all the same.
+            self._transact(
+                lambda connection: audit.append(
+                    connection, id, at=self._database.now(), act=act, result="refused: could not be read",
+                    contact=actor.contact, channel=actor.channel, auth=actor.auth, comment=reason,
+                )
+            )  # fmt: skip
+            raise
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
         def attempt() -> T:

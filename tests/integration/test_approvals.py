@@ -603,3 +603,16 @@ def test_a_call_with_much_to_show_still_fits_a_text_message() -> None:
         [text] = texts(sim)
         assert len(text) <= 1600
         assert text.startswith("May I publish?\n  parts: [") and "Reply yes or no." in text
+
+
+def test_an_attempt_that_makes_no_sense_is_on_record_and_changes_nothing() -> None:
+    """Arguments that do not fit are refused with the reason, and the attempt is in the audit."""
+    with Simulation([payer], contacts=PEOPLE) as sim:
+        sim.start(payer, ["INV-7"])
+        [asked] = sim.requests()
+
+        with pytest.raises(ValueError, match="amount"):
+            sim.approve(asked, args={"invoice": "INV-7", "amount": "a lot"})
+
+        assert acts(sim, asked)[-1] == ("approve", "refused: could not be read", "cfo")
+        assert [one.args for one in sim.requests()] == [asked.args]
