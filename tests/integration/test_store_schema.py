@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -147,6 +150,22 @@ def test_several_processes_may_upgrade_at_once(make_database: MakeDatabase) -> N
     assert raised(results) == []
     for database in databases:
         database.check_schema()
+
+
+def test_a_new_sqlite_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
+    """Who turns WAL on while another writes to the file waits for it, where SQLite itself would refuse at once."""
+    path = tmp_path / "store.db"
+    with contextlib.closing(sqlite3.connect(path, check_same_thread=False, isolation_level=None)) as writer:
+        writer.execute("CREATE TABLE found (id INTEGER)")
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO found VALUES (1)")
+        done = threading.Timer(0.3, writer.commit)
+        done.start()
+
+        Database(f"sqlite:///{path}").upgrade()
+
+        done.join()
+    Database(f"sqlite:///{path}").check_schema()
 
 
 def test_a_second_store_of_a_process_is_made_as_the_first(tmp_path: Path) -> None:
