@@ -29,11 +29,13 @@ class Tick(_Record):
 
 
 class Attachment(_Record):
-    """A file that came with a message, by reference: `url` is the provider's, and may need its credentials."""
+    """A file that goes or came with a message, by reference. Of one that came, `url` is the provider's, and may need its
+    credentials, or wakeloop's own (`wakeloop:files/…`); `ctx.read` reads either. channel: through which it came."""
 
     url: str
     content_type: str = "application/octet-stream"
     name: str | None = None
+    channel: str | None = None
 
 
 class Message(_Record):

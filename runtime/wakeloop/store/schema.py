@@ -12,6 +12,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -408,4 +409,42 @@ verifications = Table(
     Column("expires_at", Instant, nullable=False),
     Column("wrong_tries", SmallInteger, nullable=False, server_default="0"),
     Column("verified_at", Instant),
+)
+
+listeners = Table(
+    "listeners",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    # Which process fetches this channel's messages, until when, and how far it has come, in the channel's own words.
+    Column("owner", Text),
+    Column("until", Instant),
+    Column("cursor", Text),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("message_id", Id, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+amendments = Table(
+    "amendments",
+    metadata,
+    # What stands in place of a message about a request that has ended, where the channel can change what it has sent.
+    # It is done again until it has worked, or was given up: `due_at` is then empty.
+    Column("delivery_id", Id, ForeignKey("deliveries.id"), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("due_at", Instant),
+    Column("tries", SmallInteger, nullable=False, server_default="0"),
+    Index(
+        "ix_amendments_due_at",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
+    ),
 )
