@@ -9,7 +9,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from wakeloop import crashpoints, progress
 from wakeloop.engine.failures import describe
 from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.logs import get_logger
-from wakeloop.open_run import RunError
+from wakeloop.open_run import RunError, StepJob
 from wakeloop.step_runner import Key, StepRunner
 from wakeloop.store import leases, repair, schedules, turns
 from wakeloop.store.database import Database, is_outage
@@ -103,6 +103,7 @@ class Executor:
         self._asked: dict[int, None] = {}
         self._poked: set[int] = set()
         self._touched: dict[int, None] = {}
+        self._dues: dict[int, datetime] = {}
         self._driving: tuple[str, float] | None = None
         self._stopping = threading.Event()
         self._closed = False
@@ -319,11 +320,12 @@ class Executor:
             run for session in self._touched if (turn := self._turns.get(session)) for run in turn.wanted
         }
         if ids:
-            loaded.runs = turns.load_open_runs(connection, ids)
-            loaded.inbox = turns.load_inbox(connection, ids)
-            loaded.schedules = schedules.of_sessions(connection, ids)
-            targets = {item.target for item in loaded.inbox if item.target is not None}
-            loaded.parked = turns.load_parked(connection, targets - {run.id for run in loaded.runs})
+            runs = turns.load_open_runs(connection, ids)
+            items = turns.load_inbox(connection, ids)
+            targets = {item.target for item in items if item.target is not None}
+            loaded.runs, loaded.inbox = _by_session(runs), _by_session(items)
+            loaded.schedules = _by_session(schedules.of_sessions(connection, ids))
+            loaded.parked = turns.load_parked(connection, targets - {run.id for run in runs})
             for row in claimed:
                 turn = self._make_turn(row, loaded)
                 if turn is not None:
@@ -374,8 +376,7 @@ class Executor:
         if result.released:
             failures = turn.failures
             turn.close()
-            del self._turns[result.session_id]
-            self._touched.pop(result.session_id, None)
+            self._forget(result.session_id)
             self._settle(result.session_id, failures)
         else:
             state = turn.session.state if commit.state is None else commit.state
@@ -385,6 +386,7 @@ class Executor:
     def _go_on(self, now: datetime) -> None:
         """Let every session that something happened to go on as far as it can, and start its steps."""
         touched, self._touched = self._touched, {}
+        jobs: list[StepJob] = []
         for session in touched:
             turn = self._turns.get(session)
             if turn is None:
@@ -392,11 +394,20 @@ class Executor:
             self._driving = (turn.session.name, time.monotonic())
             turn.advance(now)
             self._driving = None
+            self._note_due(session, turn)
             if turn.is_dirty or turn.is_quiet or turn.wanted:
                 self._touched[session] = None
             if not turn.is_dirty:
-                for job in turn.jobs():
-                    self._steps.start(job, self._step_ended)
+                jobs.extend(turn.jobs())
+        if jobs:
+            self._steps.start(jobs, self._step_ended)
+
+    def _note_due(self, session: int, turn: Turn) -> None:
+        due = turn.next_due()
+        if due is not None:
+            self._dues[session] = due
+        else:
+            self._dues.pop(session, None)
 
     def _step_ended(self, key: Key, value: Any, error: BaseException | None) -> None:
         self._incoming.put(_StepEnd(key, value, error))
@@ -405,14 +416,19 @@ class Executor:
         for ticket in self._tickets.pop(session, []):
             ticket.settle(session, failures)
 
+    def _forget(self, session: int) -> None:
+        self._turns.pop(session, None)
+        self._touched.pop(session, None)
+        self._dues.pop(session, None)
+
     def _lose(self, sessions: Sequence[int] | None) -> None:
         """Drop these sessions, or all, from memory; their leases run out and another cycle takes them up."""
         for session in list(self._turns) if sessions is None else sessions:
-            turn = self._turns.pop(session, None)
+            turn = self._turns.get(session)
             if turn is not None:
                 for key in turn.close():
                     self._steps.cancel(key)
-            self._touched.pop(session, None)
+            self._forget(session)
             self._settle(session)
         if sessions is None:
             for session in list(self._tickets):
@@ -435,20 +451,17 @@ class Executor:
     def _until_next_timer(self) -> float:
         """Seconds to wait for something to come in: until the next timer of a session under way, at most a second."""
         longest = POLL_SECONDS if not self._stopping.is_set() else 0.05
-        due = min(
-            (due for turn in self._turns.values() if (due := turn.next_due()) is not None), default=None
-        )
+        due = min(self._dues.values(), default=None)
         return (
             longest if due is None else min(longest, max(0.0, (due - self._database.now()).total_seconds()))
         )
 
     def wake_timers(self) -> None:
         """Go on with the sessions under way that have a timer due: nobody else tells of them while they are held."""
-        if self._turns:
+        if self._dues:
             now = self._database.now()
-            for session, turn in self._turns.items():
-                due = turn.next_due()
-                if due is not None and due <= now:
+            for session, due in self._dues.items():
+                if due <= now:
                     self._touched[session] = None
 
     def _keep(self) -> None:
@@ -484,17 +497,24 @@ class _Loaded:
         self.claimed = claimed
         self.reloaded = reloaded
         self.turns: dict[int, Turn] = {}
-        self.runs: list[Any] = []
-        self.inbox: list[Any] = []
-        self.schedules: list[Any] = []
+        self.runs: dict[int, list[Any]] = {}
+        self.inbox: dict[int, list[Any]] = {}
+        self.schedules: dict[int, list[Any]] = {}
         self.parked: set[UUID] = set()
         self.journals: dict[UUID, list[Any]] = {}
 
     def of(self, session: int) -> dict[str, Any]:
         """What concerns one session."""
         return {
-            "runs": [row for row in self.runs if row.session_id == session],
-            "inbox": [row for row in self.inbox if row.session_id == session],
-            "schedules": [row for row in self.schedules if row.session_id == session],
+            "runs": self.runs.get(session, ()),
+            "inbox": self.inbox.get(session, ()),
+            "schedules": self.schedules.get(session, ()),
             "parked": self.parked,
         }
+
+
+def _by_session(rows: Iterable[Any]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row.session_id, []).append(row)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -77,8 +77,9 @@ class OpenRun:
 
     def set(self, **values: Any) -> None:
         """Change columns of its row."""
-        changed = {name: value for name, value in values.items() if getattr(self.row, name) != value}
-        if changed:
-            self.row = replace(self.row, **changed)
-            if not self.is_new:
-                self.values |= changed
+        row = self.row
+        for name, value in values.items():
+            if getattr(row, name) != value:
+                setattr(row, name, value)
+                if not self.is_new:
+                    self.values[name] = value

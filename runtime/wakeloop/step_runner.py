@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -21,8 +21,8 @@ Done = Callable[[Key, Any, BaseException | None], None]
 class StepRunner(Protocol):
     """Starts steps and reports how they ended, from any thread."""
 
-    def start(self, job: StepJob, done: Done) -> None:
-        """Begin an attempt; `done(key, value, error)` is called once when it ended, unless it was cancelled."""
+    def start(self, jobs: Sequence[StepJob], done: Done) -> None:
+        """Begin attempts; `done(key, value, error)` is called once for each when it ended, unless it was cancelled."""
         ...
 
     def cancel(self, key: Key) -> None:
@@ -45,6 +45,13 @@ class RealLoop:
 
     def submit(self, make: Callable[[], Any]) -> Future[Any]:
         """Run the coroutine that `make` makes."""
+        return asyncio.run_coroutine_threadsafe(make(), self._started())
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Call a function in the loop's thread, soon."""
+        self._started().call_soon_threadsafe(function)
+
+    def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -52,7 +59,7 @@ class RealLoop:
                     target=self._run, args=(self._loop,), name=self._name, daemon=True
                 )
                 self._thread.start()
-            return asyncio.run_coroutine_threadsafe(make(), self._loop)
+            return self._loop
 
     def run_all(self, makers: Mapping[str, Callable[[], Any]]) -> None:
         """Run these coroutines, if the loop was ever used, and log those that fail."""
@@ -90,33 +97,38 @@ class ThreadedSteps:
     def __init__(self, loop: RealLoop, *, threads: int) -> None:
         self._loop = loop
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="wakeloop-step")
-        self._running: dict[Key, Future[Any]] = {}
+        # None: asked for, and not begun yet.
+        self._running: dict[Key, asyncio.Future[Any] | None] = {}
 
-    def start(self, job: StepJob, done: Done) -> None:
-        async def attempt() -> None:
-            try:
-                value = await call_step(job, self._pool)
-            except asyncio.CancelledError:
-                if job.key not in self._running:
-                    return
-                done(job.key, None, RuntimeError("the step was cancelled from inside"))
-            except BaseException as error:
-                done(job.key, None, error)
-            else:
-                done(job.key, value, None)
-            finally:
-                self._running.pop(job.key, None)
+    def start(self, jobs: Sequence[StepJob], done: Done) -> None:
+        for job in jobs:
+            self._running[job.key] = None
 
-        placeholder: Future[Any] = Future()
-        self._running[job.key] = placeholder
-        future = self._loop.submit(attempt)
-        if job.key in self._running:
-            self._running[job.key] = future
+        def begin() -> None:  # all at once: each wake-up of the other thread costs as much as a small step
+            for job in jobs:
+                if job.key in self._running:
+                    self._running[job.key] = asyncio.ensure_future(self._attempt(job, done))
+
+        self._loop.call(begin)
+
+    async def _attempt(self, job: StepJob, done: Done) -> None:
+        try:
+            value = await call_step(job, self._pool)
+        except asyncio.CancelledError:
+            if job.key not in self._running:
+                return
+            done(job.key, None, RuntimeError("the step was cancelled from inside"))
+        except BaseException as error:
+            done(job.key, None, error)
+        else:
+            done(job.key, value, None)
+        finally:
+            self._running.pop(job.key, None)
 
     def cancel(self, key: Key) -> None:
-        future = self._running.pop(key, None)
-        if future is not None:
-            future.cancel()
+        task = self._running.pop(key, None)
+        if task is not None:
+            self._loop.call(task.cancel)
 
     def close(self) -> None:
         for key in list(self._running):

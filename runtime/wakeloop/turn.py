@@ -227,7 +227,7 @@ class Turn:
         """Keys of steps under way that no handler waits for any more."""
         keys = []
         for run in [*self._runs.values(), *self._ended]:
-            for op in list(run.running):
+            for op in list(run.running) if run.running else ():
                 if run.execution is None or op not in run.execution.pending:
                     del run.running[op]
                     keys.append((self.session.id, self.session.token, run.id, op))
@@ -533,7 +533,8 @@ class Turn:
         records, commands = execution.take()
         for command in commands:
             self._changes.apply(run.id, command)
-        if records or commands or execution.applied != run.row.applied:
+        # That it has seen what is recorded goes with the next commit: until then, seeing it again comes to the same.
+        if records or commands or run.row.applied < 0:
             self._changes.is_dirty = True
         run.records.extend(records)
         run.set(applied=execution.applied, waits=None)

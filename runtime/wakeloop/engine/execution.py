@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -80,7 +81,9 @@ class Execution:
         self.state_text: str | None = None
         self.state_before: str | None = None
         self.applied = applied
-        self.loop = DeterministicLoop(self._timer_set)  # type: ignore[abstract]
+        self.loop = DeterministicLoop(  # type: ignore[abstract]
+            self._timer_set, first_task=zlib.crc32(facts.id.encode())
+        )
         self.loop.on_timer_cancelled(self._timer_cancelled)
         self._journal = journal
         self._seq = journal[-1].seq if journal else 0

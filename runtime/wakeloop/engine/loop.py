@@ -28,7 +28,8 @@ class Halt(BaseException):
 
 class DurableTask(asyncio.Task[T]):
     """A task whose hash is its number on its loop, so that sets of tasks have the same order in every replay: those that
-    a TaskGroup cancels, and those that `asyncio.wait` gives."""
+    a TaskGroup cancels, and those that `asyncio.wait` gives. Numbers begin at the loop's own: asyncio keeps all tasks of
+    the process in one set."""
 
     def __init__(
         self, coro: Any, *, loop: DeterministicLoop, number: int, context: contextvars.Context, **options: Any
@@ -54,7 +55,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     whoever drives the loop fires it with `fire`. So the same deliveries in the same order give the same execution.
     """
 
-    def __init__(self, on_timer: Callable[[asyncio.TimerHandle], None]) -> None:
+    def __init__(self, on_timer: Callable[[asyncio.TimerHandle], None], *, first_task: int = 0) -> None:
+        """Args: first_task: below the number of its first task; the same in every replay of a run, and far from those
+        of other runs."""
         self._ready: deque[asyncio.Handle] = deque()
         self._time = 0.0
         self._on_timer = on_timer
@@ -62,7 +65,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._running = False
         self._cancelled: Callable[[asyncio.TimerHandle], None] = lambda handle: None
         self._tasks: set[DurableTask[Any]] = set()
-        self._tasks_made = 0
+        self._tasks_made = first_task
         self._prune_at = 64
         self.unhandled: list[dict[str, Any]] = []
 

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, get_args, get_origin
+from weakref import WeakKeyDictionary
 
 from pydantic import (
     BaseModel,
@@ -224,11 +225,26 @@ def codec_for(annotation: Any) -> Codec:
         return Codec(annotation)
 
 
+_result_codecs: WeakKeyDictionary[Callable[..., Any], Codec] = WeakKeyDictionary()
+
+
 def result_codec(function: Callable[..., Any]) -> Codec:
     """The codec of what a function returns (of what it gives when awaited, for an async one).
 
     An annotation that pydantic has no schema for, such as a class of another library, counts as none: such a value is
     then refused when it is dumped, with the step's name and its type."""
+    try:
+        known = _result_codecs.get(function)
+    except TypeError:  # it cannot be a key
+        return _result_codec(function)
+    if known is None:
+        known = _result_codec(function)
+        if known.unresolved is None and not isinstance(function, types.MethodType):
+            _result_codecs[function] = known
+    return known
+
+
+def _result_codec(function: Callable[..., Any]) -> Codec:
     try:
         return codec_for(return_annotation(function))
     except NameError as error:

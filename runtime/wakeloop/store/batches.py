@@ -6,6 +6,7 @@ JSON for a choice of rows, and row by row (`executemany`) for what is written.""
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -107,6 +108,7 @@ class Insert:
             back = [table.c[name] for name in returning]
             many, one = many.returning(*back), one.returning(*back)
         self._many, self._one = many, one
+        self._rows = _Rows(one, {name: (name, table.c[name].type) for name in self._columns})
 
     def __call__(self, connection: Connection, rows: Sequence[Row]) -> list[sa.Row[Any]]:
         """Add these rows, each a mapping of all columns; what is to be returned of those that were added."""
@@ -115,8 +117,10 @@ class Insert:
         if is_postgres(connection):
             result = connection.execute(self._many, _turned(self._columns, rows))
             return list(result) if self._returns else []
-        result = connection.execute(self._one, rows[0] if len(rows) == 1 else list(rows))
-        return list(result) if self._returns else []
+        if not self._returns:
+            self._rows(connection, rows)
+            return []
+        return list(connection.execute(self._one, rows[0] if len(rows) == 1 else list(rows)))
 
 
 class Update:
@@ -138,6 +142,7 @@ class Update:
         self._many = (
             sa.update(table).where(table.c[key] == source.c[key]).values({**set_many, **(also or {})})
         )
+        self._rows = _Rows(self._one, {f"new_{name}": (name, table.c[name].type) for name in self._columns})
 
     def __call__(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Change these rows, each a mapping of the key and all columns."""
@@ -146,9 +151,7 @@ class Update:
         if is_postgres(connection):
             connection.execute(self._many, _turned(self._columns, rows))
         else:
-            connection.execute(
-                self._one, [{f"new_{name}": row[name] for name in self._columns} for row in rows]
-            )
+            self._rows(connection, rows)
 
 
 class Taking:
@@ -173,6 +176,42 @@ class Taking:
         """Do it; what is to be returned of the rows that were changed, as they are now."""
         result = connection.execute(self._many if is_postgres(connection) else self._one, parameters)
         return list(result) if self._returns else []
+
+
+class _Rows:
+    """A statement that SQLite's driver is handed with all its rows at once. SQLAlchemy itself takes several times as long
+    over the parameters of a row as SQLite does over the row."""
+
+    def __init__(self, statement: Any, keys: Mapping[str, tuple[str, TypeEngine[Any]]]) -> None:
+        """Args: keys: for each parameter that differs by row, the key of a row and its type."""
+        self._statement = statement
+        self._keys = keys
+        self._text = ""
+        self._makers: list[Callable[[Row], Any]] = []
+
+    def __call__(self, connection: Connection, rows: Sequence[Row]) -> None:
+        if not self._text:
+            self._compile(connection.dialect)
+        makers = self._makers
+        connection.exec_driver_sql(self._text, [tuple([make(row) for make in makers]) for row in rows])
+
+    def _compile(self, dialect: Dialect) -> None:
+        compiled = self._statement.compile(dialect=dialect)
+        fixed = compiled.params
+        self._makers = [
+            self._maker(*self._keys[name], dialect)
+            if name in self._keys
+            else lambda _, value=fixed[name]: value
+            for name in compiled.positiontup
+        ]
+        self._text = compiled.string
+
+    @staticmethod
+    def _maker(key: str, type_: TypeEngine[Any], dialect: Dialect) -> Callable[[Row], Any]:
+        process = type_.dialect_impl(dialect).bind_processor(dialect)
+        if process is None:
+            return operator.itemgetter(key)
+        return lambda row: process(row[key])
 
 
 def _turned(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, list[Any]]:

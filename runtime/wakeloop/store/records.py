@@ -29,9 +29,9 @@ class SessionRow:
         return f"{self.agent}/{self.key}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class RunRow:
-    """A run, without its journal."""
+    """A run, without its journal. Not frozen: whoever holds the session changes it in place as the run goes on."""
 
     id: UUID
     session_id: int

@@ -167,26 +167,30 @@ def commit(
             connection.execute(_LOCK_WAKEUPS, refs).all()
     ids = {one.session.id for one in commits} | {answer[0] for one in commits for answer in one.answers}
     wanted = sorted(ids | set(known.values()) | set(also))
-    locked = {row.id: row for row in connection.execute(_LOCK_SESSIONS, {"ids": wanted})}
+    locked = {row[0]: row for row in connection.execute(_LOCK_SESSIONS, {"ids": wanted})}
     results: list[Committed] = []
     writing: list[SessionCommit] = []
     changes: list[dict[str, Any]] = []
     for one in commits:
-        row = locked.get(one.session.id)
-        if row is not None and row.version == one.session.version + 1 and row.token == one.session.token:
-            results.append(Committed(session_id=row.id, released=one.release, version=row.version))
+        session = one.session
+        if session.id not in locked:
+            results.append(Committed(session_id=session.id, fenced=True))
             continue
-        if row is None or row.token != one.session.token or row.version != one.session.version:
-            results.append(Committed(session_id=one.session.id, fenced=True))
+        id, token, version, count, owner = locked[session.id]
+        if token == session.token and version == session.version + 1:
+            results.append(Committed(session_id=id, released=one.release, version=version))
             continue
-        arrived = row.arrivals != one.session.arrivals
+        if token != session.token or version != session.version:
+            results.append(Committed(session_id=id, fenced=True))
+            continue
+        arrived = count != session.arrivals
         released = one.release and not arrived
-        version = one.session.version + 1
-        results.append(Committed(session_id=row.id, released=released, arrived=arrived, version=version))
+        version += 1
+        results.append(Committed(session_id=id, released=released, arrived=arrived, version=version))
         writing.append(one)
         changes.append(
             {
-                "id": row.id, "version": version, "state": one.state, "owner": None if released else row.owner,
+                "id": id, "version": version, "state": one.state, "owner": None if released else owner,
                 "due_at": one.due_at if released else one.lease_until,
             }
         )  # fmt: skip

@@ -407,8 +407,8 @@ class _MomentSteps:
     def is_idle(self) -> bool:
         return not self._jobs
 
-    def start(self, job: StepJob, done: Done) -> None:
-        self._jobs.append((job, done))
+    def start(self, jobs: Sequence[StepJob], done: Done) -> None:
+        self._jobs.extend((job, done) for job in jobs)
 
     def cancel(self, key: Key) -> None:
         self._jobs = [(job, done) for job, done in self._jobs if job.key != key]
