@@ -88,10 +88,6 @@ class Turn:
         self._journals |= journals
         self.wanted -= journals.keys()
 
-    def knows(self, run_id: UUID) -> bool:
-        """Whether this is one of its open runs."""
-        return run_id in self._runs
-
     def needs_journals(self, now: datetime) -> set[UUID]:
         """The runs that will surely be looked into."""
         targets = {item.target for item in self._inbox.values()}

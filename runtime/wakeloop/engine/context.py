@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from random import Random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -63,7 +64,7 @@ class Context(Generic[S]):
     """What a handler gets. Everything here is replay-safe: the same in every replay of the run.
 
     event: why it woke. run_id: this run's id. session: its session's name, such as `standup/default`.
-    key: the session's key within the agent. random: a `random.Random` of the run's own.
+    key: the session's key within the agent.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -72,9 +73,7 @@ class Context(Generic[S]):
         self.run_id: str = execution.facts.id
         self.session: str = execution.facts.session
         self.key: str = execution.facts.key
-        self.random = random.Random(execution.facts.id)
         self.schedule = OwnSchedule(execution)
-        self._uuids = random.Random(f"uuid of {execution.facts.id}")
         zone = self.event.tz if isinstance(self.event, Tick) else "UTC"
         self._zone = UTC if zone == "UTC" else ZoneInfo(zone)
 
@@ -91,6 +90,15 @@ class Context(Generic[S]):
     def now(self) -> datetime:
         """The time at which the handler last received something, aware, in the trigger's zone, else in UTC."""
         return self._run.now.astimezone(self._zone)
+
+    @functools.cached_property
+    def random(self) -> Random:
+        """A `random.Random` of the run's own."""
+        return Random(self.run_id)
+
+    @functools.cached_property
+    def _uuids(self) -> Random:
+        return Random(f"uuid of {self.run_id}")
 
     def uuid(self) -> UUID:
         """A random id (version 4), the same in every replay."""

@@ -199,9 +199,7 @@ class _Rows:
         compiled = self._statement.compile(dialect=dialect)
         fixed = compiled.params
         self._makers = [
-            self._maker(*self._keys[name], dialect)
-            if name in self._keys
-            else lambda _, value=fixed[name]: value
+            self._maker(*self._keys[name], dialect) if name in self._keys else _always(fixed[name])
             for name in compiled.positiontup
         ]
         self._text = compiled.string
@@ -212,6 +210,10 @@ class _Rows:
         if process is None:
             return operator.itemgetter(key)
         return lambda row: process(row[key])
+
+
+def _always(value: Any) -> Callable[[Row], Any]:
+    return lambda _: value
 
 
 def _turned(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, list[Any]]:
