@@ -149,7 +149,7 @@ class Listeners:
                 log.error("listening does not end; others wait for the lease's end", channel=tenure.channel)
             else:
                 with contextlib.suppress(DBAPIError, PoolTimeout):
-                    await asyncio.shield(_in_thread(tenure.hand_back))
+                    await _in_thread(tenure.hand_back)
 
     async def _listen(self, tenure: _Tenure, channel: Listening) -> None:
         """Listen again and again; over when the longest wait is reached."""
@@ -251,4 +251,10 @@ def _told(error: Exception) -> str:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(None, work)
+    """Do this in a thread. Whoever is cancelled meanwhile is so when it is done: it cannot be taken back."""
+    doing = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.gather(doing, return_exceptions=True)
+        raise

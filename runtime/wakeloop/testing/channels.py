@@ -110,12 +110,12 @@ class FakeChannel:
             text = str(facts["text"])
             incoming = Incoming(
                 provider_id=f"{facts['id']}@{self._now().isoformat()}", address=facts["from"], text=text,
-                opt_out=_OPT.get(text.strip().upper()), raw={"text": text},
+                raw={"text": text},
                 files=tuple(
                     File(name=name, content_type=kind, data=base64.b64decode(data))
                     for name, kind, data in facts.get("files", ())
                 ),
-                **facts.get("facts", {}),
+                **{"opt_out": _OPT.get(text.strip().upper()), **facts.get("facts", {})},
             )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidWebhook(f"malformed: {error!r}", status=400) from error
