@@ -193,7 +193,7 @@ class Decisions:
     ) -> Attempt:
         """Take a question's answer as the inputs of its form say it, by the names of the fields; what is wrong with them is
         told all at once."""
-        words = _in_words(values).replace("\x00", "")[:WORDS_LIMIT]
+        words = _in_words(values)[:WORDS_LIMIT]
         opened = self._open(connection, id, actor, "answer", now, comment=words)
         if isinstance(opened, Attempt):
             return opened

@@ -120,7 +120,11 @@ class Listeners:
                 until = now + timedelta(seconds=self._lease_seconds)
                 return store.take(connection, name, owner=owner, now=now, until=until)
 
-        row = await _in_thread(take)
+        try:
+            row = await _in_thread(take)
+        except asyncio.CancelledError:
+            await self._hand_back(name, owner)
+            raise
         if row is None:
             return None
         return _Tenure(
@@ -148,8 +152,17 @@ class Listeners:
             if deaf:
                 log.error("listening does not end; others wait for the lease's end", channel=tenure.channel)
             else:
-                with contextlib.suppress(DBAPIError, PoolTimeout):
-                    await _in_thread(tenure.hand_back)
+                await self._hand_back(tenure.channel, tenure.owner)
+
+    async def _hand_back(self, name: str, owner: str) -> None:
+        """Let another process take the lease at once."""
+
+        def work() -> None:
+            with self._database.begin() as connection:
+                store.hand_back(connection, name, owner=owner)
+
+        with contextlib.suppress(DBAPIError, PoolTimeout):  # then it runs out
+            await _in_thread(work)
 
     async def _listen(self, tenure: _Tenure, channel: Listening) -> None:
         """Listen again and again; over when the longest wait is reached."""
@@ -182,7 +195,7 @@ class _Tenure:
         self.cursor = cursor
         self._database = database
         self._intake = intake
-        self._owner = owner
+        self.owner = owner
         self._lease_seconds = lease_seconds
         self._ends = since + lease_seconds
 
@@ -193,11 +206,21 @@ class _Tenure:
             if time.monotonic() >= self._ends:
                 return
             since = time.monotonic()
+            extending = asyncio.ensure_future(_in_thread(self._extend))
             try:
-                async with asyncio.timeout(self._ends - since):
-                    if not await _in_thread(self._extend):
-                        return
-            except (DBAPIError, PoolTimeout, TimeoutError):
+                # Not for longer: a connection may hang, and the lease run out meanwhile.
+                await asyncio.wait({extending}, timeout=self._ends - since)
+            except asyncio.CancelledError:
+                extending.cancel()
+                await asyncio.wait({extending}, timeout=STOP_SECONDS)
+                raise
+            if not extending.done():
+                extending.cancel()
+                return
+            try:
+                if not extending.result():
+                    return
+            except (DBAPIError, PoolTimeout):
                 await asyncio.sleep(min(0.5, self._lease_seconds / 10))
                 continue
             self._ends = since + self._lease_seconds
@@ -205,12 +228,7 @@ class _Tenure:
     def _extend(self) -> bool:
         with self._database.begin() as connection:
             until = self._database.now() + timedelta(seconds=self._lease_seconds)
-            return store.extend(connection, self.channel, owner=self._owner, until=until)
-
-    def hand_back(self) -> None:
-        """Let another process take the lease at once."""
-        with self._database.begin() as connection:
-            store.hand_back(connection, self.channel, owner=self._owner)
+            return store.extend(connection, self.channel, owner=self.owner, until=until)
 
     async def take(self, items: Sequence[Incoming | DeliveryUpdate], *, cursor: str | None = None) -> None:
         if items and not await _in_thread(lambda: self._move(None)):
@@ -224,7 +242,7 @@ class _Tenure:
 
     def _move(self, cursor: str | None) -> bool:
         with self._database.begin() as connection:
-            return store.move(connection, self.channel, owner=self._owner, cursor=cursor)
+            return store.move(connection, self.channel, owner=self.owner, cursor=cursor)
 
     def _record(self, item: Incoming | DeliveryUpdate) -> None:
         """Record one item. While the database is away nothing is recorded, nor is the cursor; but what it refuses for

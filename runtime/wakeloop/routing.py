@@ -78,6 +78,11 @@ class Arrived:
         return " ".join(storable(self.incoming.subject or "").split()) or None
 
     @property
+    def values(self) -> dict[str, str]:
+        """What was filled in, likewise."""
+        return {storable(name): storable(value) for name, value in (self.incoming.values or {}).items()}
+
+    @property
     def pressed(self) -> tuple[UUID, str] | None:
         """The request whose button was pressed, and what that stands for."""
         found = _PRESS.fullmatch(self.incoming.pressed or "")
@@ -225,9 +230,7 @@ class Routing:
             return ""
         id, word = message.pressed
         if word == SUBMIT:
-            return storable(
-                "\n".join(f"{name}: {value}" for name, value in (message.incoming.values or {}).items())
-            )
+            return "\n".join(f"{name}: {value}" for name, value in message.values.items())
         row = request_store.find(message.connection, id)
         labels = () if row is None else choices(RequestSpec.model_validate_json(row.spec))
         return next((label for label, stands_for, _ in labels if stands_for == word), storable(word))
@@ -242,7 +245,7 @@ class Routing:
             return self._decisions.reply(connection, id, actor, text, now=now)
         word = message.pressed[1]
         if word == SUBMIT:
-            return self._decisions.fill_in(connection, id, actor, message.incoming.values or {}, now=now)
+            return self._decisions.fill_in(connection, id, actor, message.values, now=now)
         return self._decisions.press(connection, id, actor, word, comment=text, now=now)
 
     def _ask_which(self, message: Arrived, contact: str, open_ones: list[Any]) -> str:

@@ -133,7 +133,7 @@ def test_a_form_without_its_fields_is_no_answer(values: Mapping[str, str] | None
 
         assert sim.run(run).status == "waiting"
         assert "Answer: is missing" in said(sim)[-1]
-        press(sim, "submit", values={"answer": " well enough "})
+        press(sim, "submit", values={"answer": " well\x00 enough "})
         assert sim.run(run).result == "well enough"
 
 

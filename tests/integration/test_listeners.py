@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from wakeloop.errors import TemporaryChannelError
 from wakeloop.listeners import Listeners
 from wakeloop.people import People
 from wakeloop.settings import load_settings
+from wakeloop.store import listeners as store
 from wakeloop.store import outbox
 from wakeloop.store.records import NewMessage
 from wakeloop.store.schema import listeners
@@ -59,7 +61,7 @@ class Process:
         self.runtime.start(Nowhere())
 
     def stop(self) -> None:
-        self.runtime.stop(grace=0)
+        self.runtime.stop(grace=5)  # a sweep under way ends before its connections are closed
 
     def leave_to(self, owner: str, seconds: float) -> None:
         """Have the lease be somebody's who is not heard of any more."""
@@ -304,3 +306,27 @@ def test_while_the_database_is_away_nothing_is_lost(tmp_path: Path) -> None:
         server.start()
 
         assert pond.wait_for(process, 4) == expected(4)
+
+
+def test_a_process_whose_database_hangs_stops_listening_before_its_lease_has_run_out(
+    pond: Pond, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that says nothing is no reason to go on: another process may have the lease by now."""
+    process = pond.process()
+    process.start()
+    until(lambda: process.channel.listening == 1, "listening")
+    ends = threading.Event()
+    extend = store.extend
+
+    def hang(*args: Any, **options: Any) -> bool:
+        ends.wait(20)
+        return extend(*args, **options)
+
+    monkeypatch.setattr(store, "extend", hang)
+    since = time.monotonic()
+    until(lambda: process.channel.listening == 0, "silent")
+
+    assert time.monotonic() - since < LEASE_SECONDS + 1
+    ends.set()
+    monkeypatch.undo()
+    until(lambda: process.channel.listening == 1, "listening again")
