@@ -339,7 +339,8 @@ class Reacting(Protocol):
     that is acknowledged."""
 
     async def react(self, request: RawRequest) -> None:
-        """Called once after a request was recorded and answered, and never again for it: nothing may depend on it."""
+        """Called once after a request was recorded and answered, and never again for it: nothing may depend on it. A
+        request that the provider repeats is another one. Ends within ten seconds, or is cancelled."""
         ...
 
 

@@ -13,6 +13,7 @@ CRASH_POINTS = {
     "outbox.claimed": "a delivery is claimed, and nothing has been sent",
     "outbox.sent": "the provider took a message, and that is not recorded",
     "intake.recorded": "an inbound message is committed, and the provider has not been answered",
+    "listeners.recorded": "messages that were fetched are committed, and how far that goes is not",
 }
 
 _armed: Callable[[str], None] | None = None

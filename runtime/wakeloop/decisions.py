@@ -16,28 +16,33 @@ from wakeloop.answers import Unreadable
 from wakeloop.asking import RequestSpec, Settled
 from wakeloop.desk import Desk
 from wakeloop.errors import NotFound
-from wakeloop.forms import Form, check, read_text
+from wakeloop.forms import Form, FormErrors, check, read_fields, read_text
 from wakeloop.forms.dialogue import PENDING, Draft, advance, prompt
 from wakeloop.granting import limits_for
 from wakeloop.links import Links
 from wakeloop.status import RequestStatus
 from wakeloop.store import audit, grants
 from wakeloop.store import requests as store
-from wakeloop.verdicts import Verdict, read_verdict
+from wakeloop.verdicts import Reading, Verdict, read_verdict
 from wakeloop.world import World
 
 TRIES = 3
 """So many replies that cannot be read are asked again with the reason alone; then a link to the form goes with it."""
 
+WORDS_LIMIT = 5000
+"""So many characters of a form that was filled in go on record as they came."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
     """Who acts on a request. contact: whom they are taken for. channel: how it came. auth: how that is known, such as
-    "provider's signature", "signed link" or "token backoffice"."""
+    "provider's signature", "signed link" or "token backoffice". vouched: whether it is certain; an approval takes no word
+    of one who is not."""
 
     contact: str | None
     channel: str
     auth: str
+    vouched: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +89,15 @@ class Decisions:
         return self._read_answer(connection, opened, actor, text, now)
 
     def _read_verdict(
-        self, connection: Connection, opened: _Opened, actor: Actor, text: str, now: datetime
-    ) -> Attempt:
+        self, connection: Connection, opened: _Opened, actor: Actor, text: str, now: datetime, *,
+        is_comment: bool = False,
+    ) -> Attempt:  # fmt: skip
+        """`is_comment`: whatever it says, it is not meant as a verdict."""
         spec = opened.spec
-        reading = read_verdict(text)
+        reading = Reading(verdict=Verdict.UNCLEAR, comment=text) if is_comment else read_verdict(text)
         if reading.verdict is Verdict.YES:
             return self._approve(connection, opened, actor, reading.comment, None, None, now)
-        option = _reason_in(text, spec.options)
+        option = None if is_comment else _reason_in(text, spec.options)
         if option is not None:
             return self._deny(connection, opened, actor, "", option, now)
         if reading.verdict is Verdict.NO:
@@ -132,19 +139,84 @@ class Decisions:
         reason: str, text: str, now: datetime,
     ) -> Attempt:  # fmt: skip
         draft = draft.tried_again()
-        store.set_draft(connection, opened.row.id, opened.person.contact, draft.dump())
-        self._note(connection, opened, actor, "reply", "could not be read", now, comment=text)
-        link = self._links.page(opened.person.contact, opened.row.id) if draft.tries > TRIES else None
-        say = asking.again_text(opened.spec, reason, link)
+        say = asking.again_text(opened.spec, reason, self._link_after(opened, draft))
         if form.is_flat:
             say = f"{say}\n{prompt(form, draft)}"
+        say = self._with_code(connection, opened, say)
+        return self._unread(connection, opened, actor, draft, text, say, now)
+
+    def _link_after(self, opened: _Opened, draft: Draft) -> str | None:
+        """A link to the form for somebody who has tried often enough."""
+        return self._links.page(opened.person.contact, opened.row.id) if draft.tries > TRIES else None
+
+    def _unread(
+        self, connection: Connection, opened: _Opened, actor: Actor, draft: Draft, text: str, say: str, now: datetime
+    ) -> Attempt:  # fmt: skip
+        store.set_draft(connection, opened.row.id, opened.person.contact, draft.dump())
+        self._note(connection, opened, actor, "reply", "could not be read", now, comment=text)
         return Attempt(
             accepted=False, status=RequestStatus.OPEN,
             words=f"a reply to request {opened.row.id} that could not be read",
-            say=self._with_code(connection, opened, say),
+            say=say,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ by form, button or program
+
+    def press(
+        self, connection: Connection, id: UUID, actor: Actor, word: str, *, comment: str = "", now: datetime
+    ) -> Attempt:  # fmt: skip
+        """Take the choice for which a button stands. comment: what they said besides, which is never read as a verdict."""
+        opened = self._open(
+            connection, id, actor, "reply", now, comment=": ".join(filter(None, [word, comment]))
+        )
+        if isinstance(opened, Attempt):
+            return opened
+        spec = opened.spec
+        label = next((label for label, stands_for, _ in asking.choices(spec) if stands_for == word), None)
+        if label is None:  # of a message that was not ours, or of other times
+            if spec.is_approval:
+                return self._read_verdict(connection, opened, actor, comment or word, now, is_comment=True)
+            return self._read_answer(connection, opened, actor, comment or word, now)
+        # Some providers give the button's own words as what was said.
+        remark = "" if _bare(comment) in (_bare(label), _bare(word)) else comment
+        if not spec.is_approval:
+            value = read_text(word, spec.answer_form)
+            return self._answer(connection, opened, actor, label, value, now, comment=remark)
+        if word == "yes":
+            return self._approve(connection, opened, actor, remark, None, None, now)
+        number = word.removeprefix("no").strip()
+        option = spec.options[int(number) - 1] if number else None
+        return self._deny(connection, opened, actor, remark, option, now)
+
+    def fill_in(
+        self, connection: Connection, id: UUID, actor: Actor, values: Mapping[str, str], *, now: datetime
+    ) -> Attempt:
+        """Take a question's answer as the inputs of its form say it, by the names of the fields; what is wrong with them is
+        told all at once."""
+        words = _in_words(values)[:WORDS_LIMIT]
+        opened = self._open(connection, id, actor, "answer", now, comment=words)
+        if isinstance(opened, Attempt):
+            return opened
+        if opened.spec.is_approval:
+            return self._read_verdict(connection, opened, actor, words, now, is_comment=True)
+        form = opened.spec.answer_form
+        try:
+            value = read_fields(values, form)
+        except Unreadable as problem:
+            reasons = problem.reasons if isinstance(problem, FormErrors) else {"": str(problem)}
+            draft = (Draft.load(opened.person.draft) if opened.person.draft else Draft()).tried_again()
+            labels = {field.name: field.label for field in form.fields}
+            lines = [
+                f"{labels.get(name, name)}: {reason}" if name else reason for name, reason in reasons.items()
+            ]
+            link = self._link_after(opened, draft)
+            easier = [] if link is None else [f"It may be easier on this page: {link}"]
+            say = "\n".join(
+                ["That could not be taken. Please correct it and send it again:", *lines, *easier]
+            )
+            say = self._with_code(connection, opened, say)
+            return self._unread(connection, opened, actor, draft, words, say, now)
+        return self._answer(connection, opened, actor, _told(value, form, values), value, now)
 
     def answer(
         self, connection: Connection, id: UUID, actor: Actor, *, value: Any, text: str | None = None, now: datetime
@@ -247,7 +319,23 @@ class Decisions:
             return Attempt(accepted=False, status=RequestStatus(row.status), words=words, say=say)
         if row.status != RequestStatus.OPEN:
             return self._late(connection, row, actor, act, now, comment=comment, digest=digest)
-        return _Opened(row=row, spec=spec, person=person)
+        opened = _Opened(row=row, spec=spec, person=person)
+        if spec.is_approval and not actor.vouched:
+            return self._unverified(connection, opened, actor, act, now, comment=comment)
+        return opened
+
+    def _unverified(
+        self, connection: Connection, opened: _Opened, actor: Actor, act: str, now: datetime, *, comment: str | None
+    ) -> Attempt:  # fmt: skip
+        """Nobody knows who really sent this: it decides nothing, whatever it says and whatever it carries."""
+        self._note(connection, opened, actor, act, "refused: sender not verified", now, comment=comment)
+        link = self._links.page(opened.person.contact, opened.row.id)
+        where = f"Please decide on your page: {link}" if link else "Please decide on another channel."
+        return Attempt(
+            accepted=False, status=RequestStatus.OPEN,
+            words=f"refused: the sender of a word on request {opened.row.id} could not be verified",
+            say=f"It could not be verified that this message is from you, so it decides nothing: {opened.spec.title}\n{where}",
+        )  # fmt: skip
 
     def _late(
         self, connection: Connection, row: Any, actor: Actor, act: str, now: datetime, *,
@@ -268,9 +356,11 @@ class Decisions:
         )  # fmt: skip
 
     def _answer(
-        self, connection: Connection, opened: _Opened, actor: Actor, text: str, value: Any, now: datetime
-    ) -> Attempt:
-        self._note(connection, opened, actor, "answer", "counted", now, comment=text)
+        self, connection: Connection, opened: _Opened, actor: Actor, text: str, value: Any, now: datetime, *,
+        comment: str = "",
+    ) -> Attempt:  # fmt: skip
+        noted = ": ".join(filter(None, [text, comment]))
+        self._note(connection, opened, actor, "answer", "counted", now, comment=noted)
         settled = Settled(
             status=RequestStatus.ANSWERED,
             text=text,
@@ -278,6 +368,7 @@ class Decisions:
             by=actor.contact,
             channel=actor.channel,
             at=now,
+            comment=comment,
         )
         self._desk.end(connection, opened.row, opened.spec, settled, now=now)
         return Attempt(
@@ -420,6 +511,14 @@ def _in_words(value: Mapping[str, Any]) -> str:
     return "\n".join(
         f"{name}: {part if isinstance(part, str) else to_json(part).decode()}" for name, part in value.items()
     )
+
+
+def _told(value: Any, form: Form, values: Mapping[str, str]) -> str:
+    """The answer of a form in words: a line for each field, or what the only one says."""
+    if isinstance(value, Mapping):
+        return _in_words(value)
+    label = next((choice.label for choice in form.choices if choice.value == value), None)
+    return label or next(iter(values.values()), "").strip()
 
 
 def _reason_in(text: str, options: tuple[str, ...]) -> str | None:

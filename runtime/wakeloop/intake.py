@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -11,14 +12,15 @@ from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
 from wakeloop import crashpoints
-from wakeloop.channel import Channel, DeliveryStatus, DeliveryUpdate, Incoming, RawRequest, RawResponse
+from wakeloop.attachments import KEPT
+from wakeloop.channel import Channel, DeliveryStatus, DeliveryUpdate, File, Incoming, RawRequest, RawResponse
 from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES
 from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
-from wakeloop.events import Call, Signal, dump_event
+from wakeloop.events import Attachment, Call, Signal, dump_event
 from wakeloop.logs import get_logger
 from wakeloop.outbox import Outbox
-from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing
-from wakeloop.store import inbox, outbox, queries, received
+from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing, storable
+from wakeloop.store import files, inbox, outbox, queries, received
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewRun, Post
 from wakeloop.world import World, signal_posts
@@ -29,6 +31,12 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0
 """How long an outage of the database is waited out before whoever sent something is told to send it again."""
+
+FILES_LIMIT_BYTES = 20 * 1024 * 1024
+"""How large the files of one message may be together."""
+
+NAME_LIMIT = 200
+_CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]{1,100}/[\w!#$&^.+-]{1,100}", re.ASCII)
 
 
 class Intake:
@@ -47,14 +55,16 @@ class Intake:
         routing: Routing,
         channels: Mapping[str, Channel],
         changed: Callable[[], None] = lambda: None,
+        files_limit: int = FILES_LIMIT_BYTES,
     ) -> None:
-        """Args: changed: called after each commit that made something due."""
+        """Args: changed: called after each commit that made something due. files_limit: of one message, in bytes."""
         self._database = database
         self._world = world
         self._outbox = outbox
         self._channels = channels
         self._routing = routing
         self._changed = changed
+        self._files_limit = files_limit
 
     # ------------------------------------------------------------------ calls and signals
 
@@ -149,12 +159,16 @@ class Intake:
         adapter = self.channel(channel)
         adapter.verify(request)
         for item in adapter.parse(request):
-            if isinstance(item, DeliveryUpdate):
-                self.update(channel, item)
-            else:
-                self.incoming(channel, item, auth=SIGNED_BY_PROVIDER)
+            self.take(channel, item, auth=SIGNED_BY_PROVIDER)
         crashpoints.reach("intake.recorded")
         return adapter.respond(request)
+
+    def take(self, channel: str, item: Incoming | DeliveryUpdate, *, auth: str) -> None:
+        """Record what a provider told: a message, or how far one of ours has come."""
+        if isinstance(item, DeliveryUpdate):
+            self.update(channel, item)
+        else:
+            self.incoming(channel, item, auth=auth)
 
     def channel(self, name: str) -> Channel:
         """A channel that is set up. Raises NotFound."""
@@ -183,7 +197,8 @@ class Intake:
     ) -> str:
         """Record what a person sent, and route it; what became of it, in words. Sent twice, it counts once.
 
-        contact: who sent it, if that is known otherwise than by the address; auth: how it is known, for the record."""
+        contact: who sent it, if that is known otherwise than by the address; auth: how it is known, for the record, unless
+        the channel says it."""
         try:
             address = self._channels[channel].normalize(incoming.address)
         except ValueError:
@@ -204,18 +219,54 @@ class Intake:
             )
             if id is None:
                 return "a repetition of what is recorded already"
+            message_id = self._world.ids.new_id()
+            attachments, left_out = self._keep_files(connection, channel, message_id, incoming, now)
             message = Arrived(
-                connection=connection, id=self._world.ids.new_id(), channel=channel, address=address,
-                incoming=incoming, now=now, auth=auth,
+                connection=connection, id=message_id, channel=channel, address=address, incoming=incoming, now=now,
+                auth=incoming.auth or auth, attachments=attachments, amends=self._channels[channel].capabilities.amends,
             )  # fmt: skip
-            outcome = (
-                self._routing.stranger(message, list(contacts))
-                if contact is None
-                else self._routing.person(message, contact)
-            )
-            received.set_outcome(connection, id, outcome, message.id)
+            outcome = self._route(message, contact, list(contacts))
+            received.set_outcome(connection, id, "; ".join([outcome, *left_out]), message.id)
             return outcome
 
         outcome = self._transact(work)
         log.info("message in", channel=channel, contact=contact, outcome=outcome)
         return outcome
+
+    def _route(self, message: Arrived, contact: str | None, contacts: list[str]) -> str:
+        if message.incoming.automatic:
+            return self._routing.automatic(message, contact)
+        if contact is None:
+            return self._routing.stranger(message, contacts)
+        return self._routing.person(message, contact)
+
+    def _keep_files(
+        self, connection: Connection, channel: str, message_id: UUID, incoming: Incoming, now: datetime
+    ) -> tuple[tuple[Attachment, ...], list[str]]:
+        """Keep the files that came with their bytes, as far as they are not too large; all that is attached to the
+        message, and what is to be noted of the files that were left out."""
+        attached = [one.model_copy(update={"channel": channel}) for one in incoming.attachments]
+        kept, left_out, size = [], [], 0
+        for file in incoming.files:
+            name = _file_name(file)
+            if size + len(file.data) > self._files_limit:
+                log.warning("a file was not kept: too large", channel=channel, message=str(message_id), bytes=len(file.data))  # fmt: skip
+                left_out.append(f"{name} ({len(file.data):,} bytes) was not kept: over attachments_limit_mb")
+                continue
+            size += len(file.data)
+            id, kind = self._world.ids.new_id(), _content_type(file)
+            kept.append((id, name, kind, file.data))
+            attached.append(Attachment(url=f"{KEPT}{id}", name=name, content_type=kind, channel=channel))
+        files.add(connection, message_id, kept, now=now)
+        return tuple(attached), left_out
+
+
+def _file_name(file: File) -> str:
+    """What a file is called, without folders and what is not to be seen; never empty."""
+    last = re.split(r"[/\\]", storable(file.name))[-1]
+    return "".join(one for one in last if one.isprintable()).strip(". ")[:NAME_LIMIT] or "file"
+
+
+def _content_type(file: File) -> str:
+    plain = file.content_type.partition(";")[0].strip().lower()
+    return plain if _CONTENT_TYPE.fullmatch(plain) else "application/octet-stream"

@@ -11,12 +11,13 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from sqlalchemy.engine import Connection
 
-from wakeloop.asking import RequestSpec
+from wakeloop.asking import RequestSpec, choices
 from wakeloop.channel import Incoming
 from wakeloop.decisions import Actor, Attempt, Decisions
 from wakeloop.errors import NotFound
 from wakeloop.events import Attachment, Message, dump_event
 from wakeloop.links import InvalidLink, Links
+from wakeloop.status import RequestStatus
 from wakeloop.store import inbox, outbox, received, verifications
 from wakeloop.store import requests as request_store
 from wakeloop.store.records import NewMessage, Post
@@ -27,6 +28,7 @@ LISTED = 10
 
 SENDERS_ADDRESS = "sender's address"
 SIGNED_BY_PROVIDER = "provider's signature, sender's address"
+FETCHED_FROM_PROVIDER = "fetched from the provider, sender's address"
 """How it is known, as a rule, who sent a message."""
 
 _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
@@ -34,6 +36,10 @@ _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 _FIRST = re.compile(r"^\W*((?:[A-Za-z]\d){1,6})\b[\s:,;.)\-]*(.*)$", re.DOTALL)
 _LAST = re.compile(r"^(.*?)[\s:,;.(\-]+((?:[A-Za-z]\d){1,6})\W*$", re.DOTALL)
 _PRESS = re.compile(r"([0-9a-f]{32}):(.+)", re.DOTALL)
+SUBMIT = "submit"
+"""What the button of a form stands for, behind the request's id."""
+AUTOMATIC = "[automatic reply] "
+"""What a machine's words begin with in a conversation."""
 _ADDRESSEE = re.compile(r"^@?([A-Za-z0-9_.-]+)[:,\s]+(.+)$", re.DOTALL)
 
 
@@ -48,7 +54,8 @@ class Replies:
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
     """A message that is recorded and not routed yet. id: under which it stands in conversations. auth: how it is known
-    who sent it."""
+    who sent it. attachments: all that came with it, the files that are kept here too. amends: what its channel sent can
+    be changed afterwards."""
 
     connection: Connection
     id: UUID
@@ -57,11 +64,34 @@ class Arrived:
     incoming: Incoming
     now: datetime
     auth: str = SENDERS_ADDRESS
+    attachments: tuple[Attachment, ...] = ()
+    amends: bool = False
 
     @property
     def text(self) -> str:
         """What it says, without what no database keeps."""
-        return self.incoming.text.replace("\x00", "").encode("utf-8", "replace").decode().strip()
+        return storable(self.incoming.text).strip()
+
+    @property
+    def subject(self) -> str | None:
+        """Its subject, likewise, in a line."""
+        return " ".join(storable(self.incoming.subject or "").split()) or None
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What was filled in, likewise."""
+        return {storable(name): storable(value) for name, value in (self.incoming.values or {}).items()}
+
+    @property
+    def pressed(self) -> tuple[UUID, str] | None:
+        """The request whose button was pressed, and what that stands for."""
+        found = _PRESS.fullmatch(self.incoming.pressed or "")
+        return None if found is None else (UUID(found[1]), found[2])
+
+
+def storable(text: str) -> str:
+    """A text without what no database keeps."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 class Routing:
@@ -92,10 +122,19 @@ class Routing:
             return "verified an address that several contacts share"
         if contacts:
             return f"an address that several contacts share: {', '.join(contacts)}"
-        if self._replies.unknown_sender is not None:
+        if self._replies.unknown_sender is not None and message.incoming.vouched:
             self._say(message, self._replies.unknown_sender, contact=message.address)
             return "an unknown sender, answered"
         return "an unknown sender, ignored"
+
+    def automatic(self, message: Arrived, contact: str | None) -> str:
+        """What a machine answered for somebody: it says nothing for them, and nobody answers it."""
+        answered = self._answered(message)
+        session, request = (
+            (answered.session_id, answered.request_id) if answered is not None else (None, None)
+        )
+        self._keep(message, contact, session, request, text=f"{AUTOMATIC}{message.text}")
+        return "an automatic reply; kept"
 
     def person(self, message: Arrived, contact: str) -> str:
         """A contact: their word on a request, a message for a session that waits, or one that begins something."""
@@ -109,6 +148,8 @@ class Routing:
             self._keep(message, contact, None)
             self._say(message, "Thank you, this is confirmed.", contact=contact)
             return "verified"
+        if message.pressed is not None:
+            return self._reply(message, contact, message.pressed[0], message.text)
         named = self._named(message, contact)
         if named is not None:
             return self._reply(message, contact, *named)
@@ -132,24 +173,24 @@ class Routing:
 
     def _named(self, message: Arrived, contact: str) -> tuple[UUID, str] | None:
         """The request that a message names by what cannot be mistaken, and what it says to it."""
-        incoming = message.incoming
-        pressed = _PRESS.fullmatch(incoming.pressed or "")
-        if pressed is not None:
-            id = UUID(pressed[1])
-            if request_store.one_of_contact(message.connection, contact, id) is not None:
-                return id, pressed[2]
-        if incoming.reply_to is not None:
-            row = outbox.message_of(message.connection, message.channel, incoming.reply_to)
-            if row is not None and row.request_id is not None:
-                return row.request_id, message.text
-        if incoming.token is not None:
+        row = self._answered(message)
+        if row is not None and row.request_id is not None:
+            return row.request_id, message.text
+        if message.incoming.token is not None:
             try:
-                named, id = self._links.read_reply(incoming.token)
+                named, id = self._links.read_reply(message.incoming.token)
             except InvalidLink:
                 return None
             if named == contact:
                 return id, message.text
         return None
+
+    def _answered(self, message: Arrived) -> Any:
+        """The message of ours that this one answers, by the provider's own word."""
+        reply_to = message.incoming.reply_to
+        if reply_to is None:
+            return None
+        return outbox.message_of(message.connection, message.channel, reply_to)
 
     def _coded(self, message: Arrived, contact: str, by_code: dict[str, UUID]) -> tuple[UUID, str] | None:
         """The request whose code a text names. Codes are used again: an open request comes before one that has ended."""
@@ -165,21 +206,47 @@ class Routing:
 
     def _reply(self, message: Arrived, contact: str, id: UUID, text: str) -> str:
         session = received.session_of_request(message.connection, id)
-        self._keep(message, contact, session.id if session is not None else None, id)
-        if not text:
+        said = message.text or self._pressed_words(message)
+        self._keep(message, contact, session.id if session is not None else None, id, text=said)
+        if not text and message.pressed is None:
             row = request_store.one_of_contact(message.connection, contact, id)
             if row is not None and row.open:
                 title = RequestSpec.model_validate_json(row.spec).title
                 self._say(message, f"What is your answer to {row.code}: {title}", contact=contact, request=id)
                 return f"named request {id} without an answer; asked for it"
-        actor = Actor(contact=contact, channel=message.channel, auth=message.auth)
         try:
-            attempt = self._decisions.reply(message.connection, id, actor, text, now=message.now)
+            attempt = self._attempt(message, contact, id, text)
         except NotFound:
             return f"names request {id}, which is not there"
-        if attempt.say is not None:
+        # A press that ended something shows in the message that was pressed.
+        is_shown = message.pressed is not None and message.amends and _has_settled(attempt)
+        if attempt.say is not None and not is_shown:
             self._say(message, attempt.say, contact=contact, request=id)
         return _of_session(attempt, session)
+
+    def _pressed_words(self, message: Arrived) -> str:
+        """What somebody said who only pressed a button: its label, or what they filled in."""
+        if message.pressed is None:
+            return ""
+        id, word = message.pressed
+        if word == SUBMIT:
+            return "\n".join(f"{name}: {value}" for name, value in message.values.items())
+        row = request_store.find(message.connection, id)
+        labels = () if row is None else choices(RequestSpec.model_validate_json(row.spec))
+        return next((label for label, stands_for, _ in labels if stands_for == word), storable(word))
+
+    def _attempt(self, message: Arrived, contact: str, id: UUID, text: str) -> Attempt:
+        """Have a word judged: a filled in form, a pressed button with what was said besides, or a text."""
+        connection, now = message.connection, message.now
+        actor = Actor(
+            contact=contact, channel=message.channel, auth=message.auth, vouched=message.incoming.vouched
+        )
+        if message.pressed is None:
+            return self._decisions.reply(connection, id, actor, text, now=now)
+        word = message.pressed[1]
+        if word == SUBMIT:
+            return self._decisions.fill_in(connection, id, actor, message.values, now=now)
+        return self._decisions.press(connection, id, actor, word, comment=text, now=now)
 
     def _ask_which(self, message: Arrived, contact: str, open_ones: list[Any]) -> str:
         self._keep(message, contact, None)
@@ -226,9 +293,7 @@ class Routing:
 
     def _threads(self, message: Arrived) -> list[tuple[str, str]]:
         """The session whose message this one answers, by the provider's own word."""
-        if message.incoming.reply_to is None:
-            return []
-        row = outbox.message_of(message.connection, message.channel, message.incoming.reply_to)
+        row = self._answered(message)
         if row is None or row.session_id is None:
             return []
         session = received.session(message.connection, row.session_id)
@@ -266,17 +331,17 @@ class Routing:
     def _event(self, message: Arrived, contact: str, text: str) -> Message:
         return Message(
             id=str(message.id), text=text, from_=contact, channel=message.channel, at=message.now,
-            attachments=message.incoming.attachments,
+            subject=message.subject, attachments=message.attachments,
         )  # fmt: skip
 
     def _keep(
         self, message: Arrived, contact: str | None, session: int | None, request: UUID | None = None, *,
         text: str | None = None,
     ) -> None:  # fmt: skip
-        attachments = message.incoming.attachments
+        attachments = message.attachments
         received.add_message(
             message.connection, id=message.id, session_id=session, request_id=request, contact=contact,
-            channel=message.channel, text=message.text if text is None else text, now=message.now,
+            channel=message.channel, subject=message.subject, text=message.text if text is None else text, now=message.now,
             attachments=_ATTACHMENTS.dump_json(attachments).decode() if attachments else None,
         )  # fmt: skip
 
@@ -287,6 +352,10 @@ class Routing:
             via=message.channel, subject=None, text=text, request_id=request, interactive=True,
         )  # fmt: skip
         outbox.put(message.connection, None, [said], now=message.now)
+
+
+def _has_settled(attempt: Attempt) -> bool:
+    return attempt.accepted and attempt.status is not RequestStatus.OPEN
 
 
 def _of_session(attempt: Attempt, session: Any) -> str:

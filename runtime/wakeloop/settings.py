@@ -134,6 +134,14 @@ class Settings(BaseSettings):
         "together; 0 for not at all. Questions and reminders are never held.",
         examples=[60.0],
     )
+    attachments_limit_mb: float = Field(
+        default=20.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How many MiB of files are kept of one message that comes in; what is over is left out, and that is "
+        "on record.",
+        examples=[20],
+    )
     contacts: dict[str, Contact] = Field(default_factory=dict, description="The people, by id.")
     approvers: dict[str, tuple[Text, ...]] = Field(
         default_factory=dict,

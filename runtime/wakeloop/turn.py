@@ -17,12 +17,13 @@ from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind, Record, dump_waits, load_waits
 from wakeloop.engine.operation import RunFacts
 from wakeloop.engine.values import JSON_CODEC
-from wakeloop.errors import WakeloopError
+from wakeloop.errors import NotPossible, WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
 from wakeloop.logs import get_logger
 from wakeloop.open_run import OpenRun, RunError, StepJob, StepKey
 from wakeloop.people import Card
 from wakeloop.status import RunStatus
+from wakeloop.steps import Step
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.triggers import Overlap, load_schedule
 from wakeloop.world import World, check_request
@@ -637,6 +638,12 @@ class _Surroundings:
 
     def wakeups(self) -> tuple[cmd.Wakeup, ...]:
         return self._turn.wakeups()
+
+    def reading(self) -> Step[..., bytes]:
+        reader = self._turn.world.reader
+        if reader is None:
+            raise NotPossible("attachments cannot be read here")
+        return reader.step(self._turn.session.id)
 
 
 def _fits(match: dict[str, Any], event: Event) -> bool:

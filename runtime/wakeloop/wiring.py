@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from wakeloop.attachments import Attachments
 from wakeloop.callbacks import TIMEOUT_SECONDS, CallbackSender, webhook_secret
-from wakeloop.channel import CALLBACK_CHANNEL, Channel, ChannelServices
+from wakeloop.channel import CALLBACK_CHANNEL, Channel, ChannelServices, RawRequest, Reacting
 from wakeloop.clock import SystemClock
 from wakeloop.decisions import Decisions
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, RunsFailed
-from wakeloop.errors import ConfigurationError
+from wakeloop.errors import ChannelError, ConfigurationError
 from wakeloop.executor import Executor
 from wakeloop.intake import Intake
 from wakeloop.links import Links
+from wakeloop.listeners import Listeners
 from wakeloop.logs import get_logger
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
@@ -42,6 +46,8 @@ CHANNELS_GROUP = "wakeloop.channels"
 WEB_CHANNEL = "web"
 """The channel of people's own pages, which needs no setting: it is there wherever its adapter is installed."""
 STEP_THREADS = 32
+REACT_SECONDS = 10.0
+LISTENERS_SECONDS = 8.0
 
 
 class Runtime:
@@ -64,6 +70,7 @@ class Runtime:
         self._steps: ThreadedSteps | None = None
         self._loop = RealLoop("wakeloop-steps")
         self._timer_thread: TimerThread | None = None
+        self._listening: Future[None] | None = None
         self._stopped = False
         self._signing: tuple[str, ...] = ()
         self._webhook_secrets: tuple[str, ...] = ()
@@ -71,7 +78,12 @@ class Runtime:
         people = People(settings.contacts, settings.approvers)
         self.channels = load_channels(settings, people)
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
-        self.world = World(registry=self._load_agents(), people=people, ids=SystemClock())
+        self.world = World(
+            registry=self._load_agents(),
+            people=people,
+            ids=SystemClock(),
+            reader=Attachments(database=self.database, channels=self.channels),
+        )
         self.links = Links(keys=self._keys, base_url=page_url(settings), now=self.database.now)
         self.desk = Desk(world=self.world, links=self.links)
         self.decisions = Decisions(world=self.world, desk=self.desk, links=self.links)
@@ -111,6 +123,13 @@ class Runtime:
             ),
             channels=self.channels,
             changed=self.nudge,
+            files_limit=int(settings.attachments_limit_mb * 1024 * 1024),
+        )
+        self.listeners = Listeners(
+            database=self.database,
+            intake=self.intake,
+            channels=self.channels,
+            lease_seconds=settings.lease_seconds,
         )
         self.requests = Requests(
             database=self.database,
@@ -193,15 +212,19 @@ class Runtime:
         self._stopped = False
         if self._alone:
             self.timers.recover()
+            self.listeners.recover()
         self.timers.sync_schedules()
         self._timer_thread = TimerThread(timers=self.timers, database=self.database, dispatcher=dispatcher)
         self._timer_thread.start()
+        if self.listeners.names:
+            self._listening = self._loop.submit(self.listeners.run)
 
     def stop(self, *, grace: float = 10.0) -> None:
         """Stop claiming, give turns under way `grace` seconds, hand the rest back, close connections."""
         thread, self._timer_thread = self._timer_thread, None
         if thread is not None:
             thread.stop(timeout=min(grace, 5.0))
+        self._stop_listening()
         with self._lock:
             self._stopped = True
             executor, self._executor = self._executor, None
@@ -214,6 +237,31 @@ class Runtime:
         self._loop.run_all({**closing, CALLBACK_CHANNEL: self.callbacks.close})
         self._loop.close()
         self.database.close()
+
+    def _stop_listening(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return
+        self._loop.submit(self.listeners.stop)
+        try:
+            listening.result(timeout=LISTENERS_SECONDS)
+        except Exception as error:
+            log.warning("the listeners did not stop; their leases run out", error=type(error).__name__)
+
+    def react(self, channel: str, request: RawRequest) -> None:
+        """Let a channel do what its provider wants beside the answer to a request that was recorded. Returns at once;
+        it happens in the loop in which all of the channels' traffic does, and what goes wrong is logged."""
+        reacting = self.channels.get(channel)
+        if isinstance(reacting, Reacting) and not self._stopped:
+            self._loop.submit(lambda: self._react(channel, reacting, request))
+
+    async def _react(self, name: str, channel: Reacting, request: RawRequest) -> None:
+        try:
+            async with asyncio.timeout(REACT_SECONDS):
+                await channel.react(request)
+        except Exception as error:
+            told = str(error) if isinstance(error, ChannelError) else type(error).__name__
+            log.warning("a reaction to a request failed", channel=name, error=told)
 
     def nudge(self) -> None:
         """Something may be due earlier than was known."""

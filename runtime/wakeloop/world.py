@@ -12,6 +12,7 @@ from wakeloop.errors import NotPossible
 from wakeloop.events import Signal, dump_event
 from wakeloop.people import People
 from wakeloop.registry import Registry
+from wakeloop.steps import Step
 from wakeloop.store.records import Post
 
 
@@ -21,13 +22,23 @@ class Ids(Protocol):
     def new_id(self) -> UUID: ...
 
 
+class Reader(Protocol):
+    """Reads what came with messages."""
+
+    def step(self, session: int) -> Step[..., bytes]:
+        """The step that gives the bytes of an attachment to an agent of this session."""
+        ...
+
+
 @dataclass(kw_only=True)
 class World:
-    """What this process knows: agents (replaced when their code is loaded anew), people, and where ids come from."""
+    """What this process knows: agents (replaced when their code is loaded anew), people, where ids come from, and what
+    reads attachments."""
 
     registry: Registry
     people: People
     ids: Ids
+    reader: Reader | None = None
 
 
 def check_request(people: People, spec: RequestSpec) -> None:

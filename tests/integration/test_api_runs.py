@@ -12,7 +12,9 @@ from uuid import uuid4
 
 import pytest
 from tests.integration.api_kit import Site, is_problem, sites
+from tests.servers import poll
 
+from wakeloop.channel import File, Incoming
 from wakeloop.tokens import Scope
 
 EVENT = {
@@ -141,6 +143,39 @@ def _binary(**changed: str) -> dict[str, str]:
         "Content-Type": "application/json",
     }  # fmt: skip
     return headers | changed
+
+
+def test_a_file_that_came_with_a_message_is_fetched_by_its_id(site: Site) -> None:
+    """To be saved, whatever it says it is: no browser shows it as a page of this server's."""
+    page = File(name="naïve “page”.html", content_type="text/html", data=b"<script>alert(1)</script>")
+    with site.working():
+        run = site.post("/agents/asker/runs", {}).json["run"]
+        for _ in poll(30):
+            if site.get(f"/runs/{run}").json["requests"]:
+                break
+        message = Incoming(provider_id="1", address="alice", text="see there", files=(page,))
+        site.runtime.intake.incoming("console", message)
+
+    attached = site.get("/sessions/asker/default").json["messages"][-1]["attachments"]
+    answer = site.get(f"/files/{attached[0]['file']}")
+
+    assert [(one["name"], one["content_type"]) for one in attached] == [(page.name, "text/html")]
+    assert (answer.status, answer.text) == (200, "<script>alert(1)</script>")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-disposition"] == (
+        "attachment; filename*=UTF-8''na%C3%AFve%20%E2%80%9Cpage%E2%80%9D.html"
+    )
+    assert is_problem(site.get(f"/files/{uuid4()}"), 404, "there is no file")
+
+
+def test_files_need_the_scope_of_sessions(make_site: Callable[..., Site]) -> None:
+    """Who may start agents may not read what people sent."""
+    site = make_site(host="0.0.0.0")
+    starts = site.token("starts", Scope.AGENTS_START)
+
+    assert is_problem(site.get(f"/files/{uuid4()}"), 401, "token")
+    assert is_problem(site.get(f"/files/{uuid4()}", token=starts), 403, "runs:read")
 
 
 def test_an_event_in_structured_mode_wakes_who_listens(site: Site) -> None:

@@ -22,10 +22,12 @@ from wakeloop.store import (
     audit,
     claims,
     due,
+    files,
     grants,
     inbox,
     keys,
     leases,
+    listeners,
     outbox,
     queries,
     received,
@@ -57,13 +59,13 @@ SESSIONS, RUNS, MANY = 20_000, 50_000, 80_000
 CHUNK = 10_000
 FEWER = {
     "requests": 30_000, "recipients": 60_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000, "grants": 5_000,
-    "tokens": 20, "keys": 3, "verifications": 5_000,
+    "tokens": 20, "keys": 3, "verifications": 5_000, "listeners": 5, "files": 5_000,
 }  # fmt: skip
-SMALL = {"tokens", "keys"}
+SMALL = {"tokens", "keys", "listeners"}
 """Tables of a few rows, of which PostgreSQL reads all rather than an index; there must be one all the same."""
 MODULES = (
-    audit, claims, due, grants, inbox, keys, leases, outbox, queries, received, repair, requests, schedules, turns,
-    verifications,
+    audit, claims, due, files, grants, inbox, keys, leases, listeners, outbox, queries, received, repair, requests,
+    schedules, turns, verifications,
 )  # fmt: skip
 
 FOR_PEOPLE = {
@@ -75,6 +77,8 @@ FOR_PEOPLE = {
     "keys.list_tokens": "a list without a limit, of everything",
     "keys.has_tokens": "of a few tokens that people made it ends at the first that works",
     "queries.unrouted": "what stands in an outcome is in no index; newest first, it ends early",
+    "listeners.recover": "once, when a process starts that is alone",
+    "listeners.all_of": "a row for each channel that fetches its messages",
     "leases.recover": "once, when a process starts that is alone",
     "outbox.recover": "once, when a process starts that is alone",
 }
@@ -125,6 +129,10 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
                 yield {"run_id": uuid(1, n), "op": 1, "session_id": session, "contact": f"c{n}" if n % 1000 else None}  # fmt: skip
             case "verifications":
                 yield {"channel": "sms", "address": f"+{n}", "salt": "s", "code": "c", "sent_at": LONG_AGO, "expires_at": AHEAD, "verified_at": LONG_AGO}  # fmt: skip
+            case "listeners":
+                yield {"channel": f"c{n}", "owner": "p1", "until": AHEAD, "cursor": "7"}
+            case "files":
+                yield {"id": uuid(10, n), "message_id": uuid(2, n), "name": "a.txt", "content_type": "text/plain", "data": b"x" * 100, "created_at": LONG_AGO}  # fmt: skip
             case "opt_outs":
                 yield {"channel": "sms", "address": f"+{n}", "at": LONG_AGO}
 
@@ -203,6 +211,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "claims.take": lambda c: claims.take(c, {uuid(3, 1): AHEAD}, owner="w", now=NOW),
     "claims.members": lambda c: claims.members(c, [uuid(3, 100), uuid(3, 200)]),
     "due.look": lambda c: due.look(c, now=NOW),
+    "files.add": lambda c: files.add(c, uuid(2, 7), [(uuid(10, 99_999), "a", "text/plain", b"x")], now=NOW),
+    "files.facts": lambda c: files.facts(c, uuid(10, 7)),
+    "files.data": lambda c: files.data(c, uuid(10, 7)),
     "grants.add": lambda c: grants.add(c, uuid(5, 9999), action="act7", origin="agent agent7", contact="c1", limits="{}", request_id=uuid(4, 7), now=NOW, expires_at=AHEAD),
     "grants.active": lambda c: grants.active(c, action="act7", origin="agent agent7", now=NOW),
     "grants.revoke": lambda c: grants.revoke(c, uuid(5, 7), by="c1", now=NOW),
@@ -226,6 +237,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "leases.hand_back": lambda c: leases.hand_back(c, [1, 2, 3], owner="w", now=NOW),
     "leases.claim_due": lambda c: leases.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
     "leases.recover": lambda c: leases.recover(c, now=NOW),
+    "listeners.is_held": lambda c: listeners.is_held(c, "c1", now=NOW),
+    "listeners.take": lambda c: (listeners.take(c, "new", owner="p2", now=NOW, until=AHEAD), listeners.take(c, "c1", owner="p2", now=NOW, until=AHEAD)),
+    "listeners.extend": lambda c: listeners.extend(c, "c1", owner="p1", until=AHEAD),
+    "listeners.move": lambda c: listeners.move(c, "c1", owner="p1", cursor="8"),
+    "listeners.hand_back": lambda c: listeners.hand_back(c, "c1", owner="p1"),
+    "listeners.recover": lambda c: listeners.recover(c),
+    "listeners.all_of": lambda c: listeners.all_of(c),
     "outbox.put": lambda c: outbox.put(c, None, [NewMessage(id=uuid(8, 1), contact="c1", channel="sms", address="+1", via=None, subject=None, text="?")], now=NOW),
     "outbox.put_all": lambda c: None,
     "outbox.add_delivery": lambda c: outbox.add_delivery(c, uuid(8, 2), uuid(2, 5), "c1", "email", "a@b.c", now=NOW),
@@ -249,6 +267,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "received.session_of_request": lambda c: received.session_of_request(c, uuid(4, 7)),
     "received.session": lambda c: received.session(c, 7),
     "received.message": lambda c: received.message(c, uuid(2, 7)),
+    "received.attached": lambda c: received.attached(c, 7),
     "repair.lock": lambda c: repair.lock(c, 7),
     "repair.close": lambda c: repair.close(c, uuid(1, 7), now=NOW),
     "repair.take_back": lambda c: repair.take_back(c, uuid(1, 7), [1, 2]),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import logging
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +18,15 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 import sqlalchemy as sa
+from tests.servers import poll
 
-from wakeloop.errors import ConfigurationError
+from wakeloop.channel import Capabilities, RawRequest, RawResponse
+from wakeloop.errors import ConfigurationError, TemporaryChannelError
 from wakeloop.settings import load_settings
 from wakeloop.store.schema import inbox, received
+from wakeloop.testing.channels import FakeChannel
 from wakeloop.testing.twilio import ACCOUNT_SID, AUTH_TOKEN, NUMBER, TwilioStandIn, sign
-from wakeloop.web.app import BODY_LIMIT_BYTES, make_app
+from wakeloop.web.app import make_app
 from wakeloop.web.server import WebServer, listen, url_of
 from wakeloop.wiring import Runtime
 
@@ -220,7 +225,7 @@ def test_path_and_query_are_checked_exactly_as_they_came(make_site: Callable[...
 
 def test_a_body_over_the_limit_is_refused_however_it_is_sent(site: Site) -> None:
     """By its declared length at once, in chunks as soon as it is too much."""
-    large = BODY_LIMIT_BYTES + 1
+    large = Capabilities().body_limit + 1
     declared = site.call("POST", "/webhooks/sms", headers={"Content-Length": str(large)})
     chunked = site.call(
         "POST", "/webhooks/sms", body=iter([b"x" * large]), headers={"Transfer-Encoding": "chunked"}
@@ -228,6 +233,91 @@ def test_a_body_over_the_limit_is_refused_however_it_is_sent(site: Site) -> None
 
     assert declared[0] == chunked[0] == 413
     assert "1,048,576 bytes" in declared[1]
+
+
+class Hook(FakeChannel):
+    """A provider that wants more than the answer to its requests; it notes in which thread that happened."""
+
+    capabilities = Capabilities(inbound=True, body_limit=100)
+
+    def __init__(self, site: Site) -> None:
+        super().__init__("hook", site.runtime.database.now)
+        self.site = site
+        self.reacted: list[tuple[int, str, bytes]] = []
+        self.fails: Exception | None = None
+
+    def respond(self, request: RawRequest) -> RawResponse:
+        return RawResponse(body=b"taken")
+
+    async def react(self, request: RawRequest) -> None:
+        recorded = len(self.site.rows(received))
+        self.reacted.append((recorded, threading.current_thread().name, request.body))
+        if self.fails is not None:
+            raise self.fails
+        await asyncio.sleep(0)
+
+    def call(self, text: str, **options: Any) -> tuple[int, str]:
+        return self.site.call("POST", "/webhooks/hook", body=self.request(ALICE, text, **options).body)
+
+
+@pytest.fixture
+def hook(site: Site) -> Hook:
+    channel = Hook(site)
+    site.runtime.channels["hook"] = channel
+    return channel
+
+
+def test_a_channel_says_how_large_its_webhooks_may_be(site: Site) -> None:
+    """Mails with their files are larger than texts."""
+    site.runtime.channels["hook"] = Hook(site)
+
+    status, body = site.call("POST", "/webhooks/hook", body=b"x" * 101)
+
+    assert (status, body) == (413, "a webhook is at most 100 bytes\n")
+    assert site.call("POST", "/webhooks/hook", body=b"x" * 100)[0] == 400
+
+
+def test_a_channel_reacts_once_its_request_is_recorded_and_answered(site: Site, hook: Hook) -> None:
+    """In the loop in which all of its traffic is, in a process without a worker too; a repetition has it react again."""
+    hook.capabilities = Capabilities(inbound=True)  # type: ignore[misc]
+
+    assert hook.call("hello", provider_id="1") == (200, "taken")
+    assert hook.call("hello again", provider_id="2") == (200, "taken")
+    for _ in poll(10):
+        if len(hook.reacted) == 2:
+            break
+
+    assert [(count, thread) for count, thread, _ in hook.reacted] == [
+        (1, "wakeloop-steps"),
+        (2, "wakeloop-steps"),
+    ]
+    assert b"hello again" in hook.reacted[1][2]
+
+
+def test_a_reaction_that_fails_is_no_failure_of_the_request(
+    site: Site, hook: Hook, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is on the log; what somebody wrote is not."""
+    hook.capabilities = Capabilities(inbound=True)  # type: ignore[misc]
+    told: list[Any] = []
+    for error in (TemporaryChannelError("the dialog is gone"), ValueError("a secret")):
+        hook.fails, before = error, len(told)
+        assert hook.call("hello")[0] == 200
+        for _ in poll(10):
+            told = [record for record in caplog.records if "reaction" in record.getMessage()]
+            if len(told) > before:
+                break
+
+    facts = str([record.__dict__ for record in told])
+    assert "the dialog is gone" in facts and "ValueError" in facts and "a secret" not in facts
+
+
+def test_a_request_that_is_refused_is_not_reacted_to(site: Site, hook: Hook) -> None:
+    """Nothing of it was recorded."""
+    assert site.call("POST", "/webhooks/hook", body=b"{}")[0] == 400
+    assert site.call("POST", "/webhooks/hook", body=b"{" * 101)[0] == 413
+
+    assert hook.reacted == []
 
 
 @pytest.mark.parametrize("sid", [None, ""])

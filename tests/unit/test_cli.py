@@ -13,10 +13,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from tests.pond_kit import install
 from typer.testing import CliRunner, Result
 
 from wakeloop.cli import app
 from wakeloop.registry import load_folder
+from wakeloop.store import listeners
+from wakeloop.store.database import Database
 from wakeloop.store.migration import head
 from wakeloop.testing import Simulation
 
@@ -613,6 +616,32 @@ def test_the_doctor_asks_for_a_public_url_when_replies_need_one(
     assert _findings()[1]["public_url"][0]["verdict"] == "warn"
     monkeypatch.setenv("WAKELOOP_PUBLIC_URL", "https://agents.example.com")
     assert _findings()[1]["public_url"][0]["verdict"] == "ok"
+
+
+def test_the_doctor_tells_of_a_channel_that_nobody_listens_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its messages wait with the provider; such a channel needs no public URL."""
+    install(project / "packages")
+    monkeypatch.syspath_prepend(project / "packages")
+    table = '[channels.pond]\nurl = "http://localhost"\n'
+    (project / "wakeloop.toml").write_text(f'{table}[contacts.alice]\npond = "alice"\n')
+    _ok("runs")
+
+    code, found = _findings()
+    assert code == 0 and "public_url" not in found
+    assert (found["channel pond"][1]["verdict"], found["channel pond"][1]["what"]) == (
+        "warn", "nobody fetches its messages now",
+    )  # fmt: skip
+
+    database = Database(f"sqlite:///{project / '.wakeloop' / 'wakeloop.db'}")
+    with database.begin() as connection:
+        now = database.now()
+        listeners.take(connection, "pond", owner="somebody", now=now, until=now + timedelta(minutes=1))
+    database.close()
+    assert _findings()[1]["channel pond"][1] | {"about": ""} == {
+        "verdict": "ok", "about": "", "what": "its messages are fetched", "advice": "",
+    }  # fmt: skip
 
 
 def test_the_doctor_reports_a_broker_and_a_database_that_are_away(

@@ -21,9 +21,11 @@ from wakeloop import __version__
 from wakeloop.channel import Channel, ChannelServices
 from wakeloop.cli.base import Config, Json, chosen, console, print_json, quiet, table
 from wakeloop.errors import ConfigurationError, SchemaMismatch
+from wakeloop.listeners import listening
 from wakeloop.people import People
 from wakeloop.registry import load_folder
 from wakeloop.settings import Settings, load_settings
+from wakeloop.store import listeners
 from wakeloop.store.database import Database
 from wakeloop.store.migration import head
 from wakeloop.terminal import duration
@@ -84,6 +86,7 @@ def _examine(config: Any) -> Iterator[Finding]:
         yield finding
         if adapter is not None:
             channels[name] = adapter
+    yield from _listeners(settings, channels)
     yield from _contacts(settings, channels)
     yield from _public_url(settings, channels)
 
@@ -207,6 +210,32 @@ def _channels(settings: Settings) -> Iterator[tuple[Finding, str, Channel | None
         yield Finding(verdict="ok", about=f"channel {name}", what=told), name, adapter
 
 
+def _listeners(settings: Settings, channels: dict[str, Channel]) -> Iterator[Finding]:
+    """Channels that fetch their messages need a process that works."""
+    fetching = sorted(listening(channels))
+    if not fetching:
+        return
+    try:
+        database = Database(settings.database_url)
+        try:
+            with database.read() as connection:
+                if database.revision(connection) != head():
+                    return
+                now = database.now()
+                held = {name for name in fetching if listeners.is_held(connection, name, now=now)}
+        finally:
+            database.close()
+    except (ConfigurationError, DBAPIError):
+        return  # told above
+    for name in fetching:
+        yield Finding(
+            verdict="ok" if name in held else "warn",
+            about=f"channel {name}",
+            what="its messages are fetched" if name in held else "nobody fetches its messages now",
+            advice="" if name in held else "they wait with the provider: start a worker, or `wakeloop dev`",
+        )
+
+
 def _contacts(settings: Settings, channels: dict[str, Channel]) -> Iterator[Finding]:
     if not settings.contacts:
         yield Finding(
@@ -234,8 +263,13 @@ def _contacts(settings: Settings, channels: dict[str, Channel]) -> Iterator[Find
 
 
 def _public_url(settings: Settings, channels: dict[str, Channel]) -> Iterator[Finding]:
-    """Webhooks need a way in, and providers want HTTPS."""
-    callers = sorted(name for name, one in channels.items() if one.capabilities.inbound and name != "console")
+    """Webhooks need a way in, and providers want HTTPS. What is fetched needs none."""
+    fetching = listening(channels)
+    callers = sorted(
+        name
+        for name, one in channels.items()
+        if one.capabilities.inbound and name != "console" and name not in fetching
+    )
     if not callers:
         return
     if settings.public_url is None:

@@ -43,7 +43,7 @@ from wakeloop.errors import (
     RequestCancelled,
     Undeliverable,
 )
-from wakeloop.events import Event, Message, Signal, Tick
+from wakeloop.events import Attachment, Event, Message, Signal, Tick
 from wakeloop.forms import Form, form_of
 from wakeloop.gates import Approval, Gate, escalations
 from wakeloop.people import Card
@@ -412,6 +412,16 @@ class Context(Generic[S]):
             return await self._run.wait(
                 Kind.RECEIVE, match.get("signal") or match.get("from") or "", match, codec
             )
+
+    async def read(self, attachment: Attachment) -> bytes:
+        """The bytes of what came with a message: a step, whose result is recorded.
+
+        It reads what wakeloop keeps, what stays with the provider of the channel through which it came (tried again if
+        that is away), and `data:` URLs; no other address. Raises NotFound if it is gone, NotPossible for an attachment
+        that came with no message of this session, ValueTooLarge for more than the journal takes (about 768 KiB), with
+        what to do then, and ChannelError as the provider has it."""
+        run = self._run
+        return cast(bytes, await run.run_step(run.surroundings.reading(), (attachment,), {}))
 
     # ------------------------------------------------------------------ other agents
 

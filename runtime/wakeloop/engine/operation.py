@@ -46,6 +46,10 @@ class Surroundings(Protocol):
         """The session's coming wakeups, as of now."""
         ...
 
+    def reading(self) -> Step[..., bytes]:
+        """The step that gives the bytes of an attachment."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:

@@ -217,7 +217,11 @@ _UNROUTED = (
     sa.select(received, messages.c.text)
     .join(messages, messages.c.id == received.c.message_id)
     .where(
-        sa.or_(received.c.contact.is_(None), received.c.outcome.like("nobody takes it%")),
+        sa.or_(
+            received.c.contact.is_(None),
+            received.c.outcome.like("nobody takes it%"),
+            received.c.outcome.like("an automatic reply%"),
+        ),
         received.c.outcome.not_like("an opt-%"),
     )
     .order_by(received.c.id.desc())
@@ -226,7 +230,8 @@ _UNROUTED = (
 
 
 def unrouted(connection: Connection, *, limit: int) -> list[sa.Row[Any]]:
-    """What people sent that no agent got: of unknown senders, and of contacts whom nobody waits for. Newest first."""
+    """What came in that no agent got: of unknown senders, of contacts whom nobody waits for, and what machines answered
+    for them. Newest first."""
     return list(connection.execute(_UNROUTED, {"most": limit}))
 
 

@@ -21,7 +21,19 @@ _SET_OUTCOME = (
     .values(outcome=sa.bindparam("new_outcome"), message_id=sa.bindparam("new_message", type_=sa.Uuid()))
 )
 _ADD_MESSAGE = Insert(
-    messages, ("id", "session_id", "request_id", "inbound", "contact", "channel", "text", "attachments", "at")
+    messages,
+    (
+        "id",
+        "session_id",
+        "request_id",
+        "inbound",
+        "contact",
+        "channel",
+        "subject",
+        "text",
+        "attachments",
+        "at",
+    ),
 )
 _IS_WAITING = runs.c.status == sa.literal_column("'waiting'")
 
@@ -47,6 +59,9 @@ _SESSION: Any = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where
     sessions.c.id == sa.bindparam("session")
 )
 _MESSAGE = sa.select(messages).where(messages.c.id == sa.bindparam("message"))
+_ATTACHED = sa.select(messages.c.attachments).where(
+    messages.c.session_id == sa.bindparam("session"), messages.c.inbound, messages.c.attachments.is_not(None)
+)
 
 
 def record(
@@ -68,12 +83,12 @@ def set_outcome(connection: Connection, id: int, outcome: str, message_id: UUID 
 
 def add_message(
     connection: Connection, *, id: UUID, session_id: int | None, request_id: UUID | None, contact: str | None,
-    channel: str, text: str, attachments: str | None, now: datetime,
+    channel: str, text: str, attachments: str | None, now: datetime, subject: str | None = None,
 ) -> None:  # fmt: skip
     """Put what a person said into the conversation of a session, or of none."""
     row = {
         "id": id, "session_id": session_id, "request_id": request_id, "inbound": True, "contact": contact,
-        "channel": channel, "text": text, "attachments": attachments, "at": now,
+        "channel": channel, "subject": subject, "text": text, "attachments": attachments, "at": now,
     }  # fmt: skip
     _ADD_MESSAGE(connection, [row])
 
@@ -96,3 +111,8 @@ def session(connection: Connection, id: int) -> sa.Row[Any] | None:
 def message(connection: Connection, id: UUID) -> sa.Row[Any] | None:
     """One message."""
     return connection.execute(_MESSAGE, {"message": id}).first()
+
+
+def attached(connection: Connection, session_id: int) -> list[str]:
+    """What came with the messages of a session: the attachments of each, as JSON."""
+    return [row.attachments for row in connection.execute(_ATTACHED, {"session": session_id})]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -12,7 +14,9 @@ from wakeloop.channel import (
     Capabilities,
     ChannelServices,
     DeliveryUpdate,
+    File,
     Incoming,
+    Inlet,
     Outgoing,
     RawRequest,
     RawResponse,
@@ -86,10 +90,15 @@ class FakeChannel:
                 return Receipt(provider_id=taken.provider_id)
         return None
 
-    def request(self, address: str, text: str, *, provider_id: str | None = None) -> RawRequest:
-        """The webhook that this provider makes of a person's message."""
+    def request(
+        self, address: str, text: str, *, provider_id: str | None = None, files: Sequence[File] = (), **facts: Any
+    ) -> RawRequest:  # fmt: skip
+        """The webhook that this provider makes of a person's message. facts: of `Incoming`, such as `automatic`."""
         self._received += 1
-        body = {"id": provider_id or f"{self.name}-in-{self._received}", "from": address, "text": text}
+        body = {
+            "id": provider_id or f"{self.name}-in-{self._received}", "from": address, "text": text, "facts": facts,
+            "files": [[one.name, one.content_type, base64.b64encode(one.data).decode()] for one in files],
+        }  # fmt: skip
         return RawRequest(method="POST", url="http://localhost/", headers={}, body=json.dumps(body).encode())
 
     def verify(self, request: RawRequest) -> None:
@@ -101,9 +110,14 @@ class FakeChannel:
             text = str(facts["text"])
             incoming = Incoming(
                 provider_id=f"{facts['id']}@{self._now().isoformat()}", address=facts["from"], text=text,
-                opt_out=_OPT.get(text.strip().upper()), raw=facts,
+                raw={"text": text},
+                files=tuple(
+                    File(name=name, content_type=kind, data=base64.b64decode(data))
+                    for name, kind, data in facts.get("files", ())
+                ),
+                **{"opt_out": _OPT.get(text.strip().upper()), **facts.get("facts", {})},
             )  # fmt: skip
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InvalidWebhook(f"malformed: {error!r}", status=400) from error
         return [incoming]
 
@@ -112,6 +126,48 @@ class FakeChannel:
 
     async def close(self) -> None:
         pass
+
+
+class FakeMailbox:
+    """Where a provider keeps messages until they are fetched: what several processes see of it."""
+
+    def __init__(self) -> None:
+        self.messages: list[Incoming] = []
+
+    def put(self, *messages: Incoming) -> None:
+        """Somebody wrote."""
+        self.messages.extend(messages)
+
+
+class FakeListeningChannel(FakeChannel):
+    """A fake provider whose messages are fetched, one at a time, from a mailbox; how many were is the cursor.
+
+    listening: how many listen now, through this object. fail_with: what listening raises, at once."""
+
+    name: ClassVar[str] = "fake"
+    listens = True
+
+    def __init__(self, name: str, now: Callable[[], datetime], mailbox: FakeMailbox) -> None:
+        super().__init__(name, now)
+        self.mailbox = mailbox
+        self.listening = 0
+        self.attempts = 0
+        self.fail_with: Exception | None = None
+
+    async def listen(self, inlet: Inlet) -> None:
+        self.attempts += 1
+        if self.fail_with is not None:
+            raise self.fail_with
+        self.listening += 1
+        try:
+            while True:
+                taken = int(inlet.cursor or 0)
+                for message in self.mailbox.messages[taken : taken + 1]:
+                    await inlet.take([message], cursor=str(taken + 1))
+                if taken >= len(self.mailbox.messages):
+                    await asyncio.sleep(0.02)
+        finally:
+            self.listening -= 1
 
 
 _OPT = {

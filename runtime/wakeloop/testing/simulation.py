@@ -13,6 +13,8 @@ from uuid import UUID
 
 from wakeloop import crashpoints
 from wakeloop.agent import Agent
+from wakeloop.attachments import Attachments
+from wakeloop.channel import File
 from wakeloop.clock import VirtualClock
 from wakeloop.decisions import Actor, Attempt, Decisions, Grant
 from wakeloop.desk import Desk
@@ -105,6 +107,7 @@ class Simulation:
         self.channels: dict[str, FakeChannel] = {
             name: FakeChannel(name, self._clock.now) for name in sorted(names)
         }
+        self._world.reader = Attachments(database=self._database, channels=self.channels)
         self._chance = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._kill: str | None = None
@@ -199,15 +202,20 @@ class Simulation:
         self._survive(lambda: self._intake.signal(signal))
         self._work()
 
-    def reply(self, contact: str, text: str, *, channel: str | None = None) -> str:
+    def reply(
+        self, contact: str, text: str, *, channel: str | None = None, files: Sequence[File] = (), **facts: Any
+    ) -> str:
         """An inbound message from a contact, on the channel on which they were last written to unless told
-        otherwise, through the channel's own parsing and the real routing. What became of it, in words."""
+        otherwise, through the channel's own parsing and the real routing. What became of it, in words.
+
+        files: that came with it, as `wakeloop.channel.File`. facts: what else `wakeloop.channel.Incoming` has, such as
+        `pressed`, `values`, `automatic` or `vouched`."""
         if channel is None:
             with self._database.read() as connection:
                 last = queries.last_channel(connection, contact)
             channel = last or self._world.people.route(contact)[0][0]
         address = self._world.people.route(contact, channel)[0][1]
-        name, request = channel, self.channels[channel].request(address, text)
+        name, request = channel, self.channels[channel].request(address, text, files=files, **facts)
         self._survive(lambda: self._intake.webhook(name, request))
         with self._database.read() as connection:
             outcome = queries.list_received(connection, limit=1)[0].outcome

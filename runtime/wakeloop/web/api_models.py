@@ -420,6 +420,16 @@ class WakeupOut(Given):
     own: bool
 
 
+class AttachmentOut(Given):
+    """A file that went or came with a message."""
+
+    name: str | None
+    content_type: str
+    file: UUID | None = Field(
+        description="Its id under `/files`, if it is kept here; else it stays with the provider."
+    )
+
+
 class MessageOut(Given):
     """Something said by a person (`from`) or to one (`to`)."""
 
@@ -432,6 +442,7 @@ class MessageOut(Given):
     channel: str
     at: AwareDatetime
     subject: str | None
+    attachments: list[AttachmentOut]
 
 
 class SessionDetail(SessionOut):

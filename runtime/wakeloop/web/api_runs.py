@@ -1,19 +1,22 @@
-"""The API's operations on agents, their runs and their sessions."""
+"""The API's operations on agents, their runs, their sessions, and the files that came with messages."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 
+from wakeloop.attachments import kept_id
 from wakeloop.coming import next_by_agent
 from wakeloop.engine.journal import load_waits
 from wakeloop.errors import NotFound
+from wakeloop.events import Message
 from wakeloop.status import OPEN_RUN, RunStatus
-from wakeloop.store import listing, queries, turns
+from wakeloop.store import files, listing, queries, turns
 from wakeloop.terminal import trigger_words
 from wakeloop.tokens import Scope
 from wakeloop.views import message_view, run_view, wakeup_view
@@ -43,6 +46,7 @@ from wakeloop.wiring import Runtime
 
 MESSAGES_SHOWN = 50
 JOURNAL_SHOWN = 200
+FILE_TYPE = "application/octet-stream"
 
 router = APIRouter()
 
@@ -236,9 +240,42 @@ def get_session(
         wakeups=[
             WakeupOut(id=one.id, schedule=trigger_words(one.schedule), next=one.next, own=one.own) for one in wakeups
         ],
-        messages=[MessageOut.model_validate(one.model_dump()) for one in messages],
+        messages=[_message(one) for one in messages],
         runs=[_run(one) for one in runs],
     )  # fmt: skip
+
+
+def _message(message: Message) -> MessageOut:
+    attached = [
+        {"name": one.name, "content_type": one.content_type, "file": kept_id(one)} for one in message.attachments
+    ]  # fmt: skip
+    return MessageOut.model_validate(message.model_dump() | {"attachments": attached})
+
+
+@router.get(
+    "/files/{id}",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The bytes of the file, to be saved.",
+            "content": {FILE_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **problems(404),
+    },
+)
+def get_file(id: UUID, caller: Reads, request: Request) -> Response:
+    """A file that came with a message: its id is in the attachment's `url`, behind `wakeloop:files/`. Scope `runs:read`."""
+    with runtime_of(request).database.read() as connection:
+        found = files.facts(connection, id)
+        if found is None:
+            raise NotFound(f"there is no file {id}")
+        data = files.data(connection, id)
+    # Whatever its sender called it, no browser is to show it as a page of this server's.
+    headers = {
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(found.name, safe='')}",
+        "x-content-type-options": "nosniff",
+    }
+    return Response(data, media_type=FILE_TYPE, headers=headers)
 
 
 def _session(row: Any, open_runs: int) -> dict[str, Any]:

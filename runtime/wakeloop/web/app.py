@@ -9,12 +9,13 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 
-from wakeloop.channel import RawRequest, RawResponse
-from wakeloop.errors import ConfigurationError, InvalidWebhook, NotFound
+from wakeloop.channel import RawRequest
+from wakeloop.errors import ConfigurationError, InvalidWebhook
 from wakeloop.logs import get_logger
 from wakeloop.store.database import is_outage
 from wakeloop.web.address import networks, public_url
@@ -24,7 +25,6 @@ from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
 
-BODY_LIMIT_BYTES = 1024 * 1024
 RETRY_AFTER_SECONDS = 5
 
 
@@ -32,7 +32,8 @@ def make_app(runtime: Runtime) -> FastAPI:
     """The ASGI app of a runtime.
 
     `GET|POST /webhooks/{channel}` takes what a channel's provider sends, and answers 2xx only after it is recorded;
-    while the database is away it answers 503, for the provider to send it again. `GET /healthz` says that the process
+    while the database is away it answers 503, for the provider to send it again. Once the answer is sent, the channel may
+    react to the request, one that repeats another included. `GET /healthz` says that the process
     runs, `GET /readyz` that it can record something. `/api/v1` is the API (`wakeloop.web.api`); people's pages and the
     operator's: see `wakeloop.web.site`.
 
@@ -50,15 +51,18 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     @app.api_route("/webhooks/{channel}", methods=["GET", "POST"])
     async def webhook(channel: str, request: Request) -> Response:
+        known = runtime.channels.get(channel)
+        if known is None:
+            log.warning("webhook of a channel that is not set up", channel=channel)
+            return _line(HTTPStatus.NOT_FOUND, "there is no such channel here")
+        limit = known.capabilities.body_limit
         try:
-            body = await _read_body(request)
+            body = await _read_body(request, limit)
         except ClientDisconnect:
             return _line(HTTPStatus.BAD_REQUEST, "the request ended early")
         if body is None:
             log.warning("webhook refused", channel=channel, status=413)
-            return _line(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a webhook is at most {BODY_LIMIT_BYTES:,} bytes"
-            )
+            return _line(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a webhook is at most {limit:,} bytes")
         headers = _headers(request)
         scope = request.scope
         url = public_url(
@@ -94,9 +98,6 @@ def _take(runtime: Runtime, channel: str, request: RawRequest) -> Response:
     """Have a webhook recorded, and say what came of it."""
     try:
         answer = runtime.intake.webhook(channel, request)
-    except NotFound:
-        log.warning("webhook of a channel that is not set up", channel=channel)
-        return _line(HTTPStatus.NOT_FOUND, "there is no such channel here")
     except InvalidWebhook as error:
         log.warning("webhook refused", channel=channel, status=error.status, reason=str(error))
         return _line(error.status, str(error))
@@ -110,22 +111,28 @@ def _take(runtime: Runtime, channel: str, request: RawRequest) -> Response:
             "not recorded; send it again",
             headers={"retry-after": str(RETRY_AFTER_SECONDS)},
         )
-    return _answered(answer)
+    return Response(
+        answer.body,
+        status_code=answer.status,
+        headers={"content-type": answer.content_type},
+        background=BackgroundTask(_react, runtime, channel, request),
+    )
 
 
-def _answered(answer: RawResponse) -> Response:
-    return Response(answer.body, status_code=answer.status, headers={"content-type": answer.content_type})
+async def _react(runtime: Runtime, channel: str, request: RawRequest) -> None:
+    """Once the answer is sent."""
+    runtime.react(channel, request)
 
 
-async def _read_body(request: Request) -> bytes | None:
-    """The raw body, or None if it is over the limit; nothing beyond the limit is kept in memory."""
+async def _read_body(request: Request, limit: int) -> bytes | None:
+    """The raw body, or None if it is over the limit (bytes); nothing beyond the limit is kept in memory."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > BODY_LIMIT_BYTES:
+    if declared.isdecimal() and int(declared) > limit:
         return None
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > BODY_LIMIT_BYTES:
+        if len(body) > limit:
             return None
     return bytes(body)
 
