@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from wakeloop.amending import amends
 from wakeloop.callbacks import TIMEOUT_SECONDS, CallbackSender, webhook_secret
 from wakeloop.channel import CALLBACK_CHANNEL, Channel, ChannelServices
 from wakeloop.clock import SystemClock
@@ -73,7 +74,8 @@ class Runtime:
         people = people.normalized({name: channel.normalize for name, channel in self.channels.items()})
         self.world = World(registry=self._load_agents(), people=people, ids=SystemClock())
         self.links = Links(keys=self._keys, base_url=page_url(settings), now=self.database.now)
-        self.desk = Desk(world=self.world, links=self.links)
+        amending = [name for name, channel in self.channels.items() if amends(channel)]
+        self.desk = Desk(world=self.world, links=self.links, amending=amending)
         self.decisions = Decisions(world=self.world, desk=self.desk, links=self.links)
         self.callbacks = CallbackSender(
             secrets=self.webhook_secrets,
