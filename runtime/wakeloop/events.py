@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote_to_bytes
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
@@ -54,6 +55,18 @@ class Attachment(_Record):
             raise ValueError(f'{content_type!r} is no content type; write one such as "application/pdf"')
         body = base64.b64encode(data).decode()
         return cls(url=f"data:{content_type};base64,{body}", content_type=content_type, name=name)
+
+    @property
+    def data(self) -> bytes | None:
+        """The bytes that a `data:` URL holds; None for one of another kind. Raises ValueError if it is malformed."""
+        scheme, colon, rest = self.url.partition(":")
+        if not colon or scheme.lower() != "data":
+            return None
+        head, comma, body = rest.partition(",")
+        if not comma:
+            raise ValueError("a data: URL has a comma before its data (RFC 2397)")
+        raw = unquote_to_bytes(body)
+        return base64.b64decode(raw, validate=True) if head.lower().endswith(";base64") else raw
 
 
 class Message(_Record):

@@ -19,6 +19,12 @@ _new = messages.alias("new_message")
 _said = messages.alias("said")
 _sent = deliveries.alias("sent")
 _BY_ADDRESS = sa.and_(received.c.channel == deliveries.c.channel, received.c.address == deliveries.c.address)
+# The message's index leads to its one row; that of the address, which SQLite would choose, to all that ever came from there.
+_BY_MESSAGE = sa.and_(
+    received.c.message_id == _said.c.id,
+    sa.func.coalesce(received.c.channel, "") == deliveries.c.channel,
+    sa.func.coalesce(received.c.address, "") == deliveries.c.address,
+)
 _NONE = sa.cast(sa.null(), sa.Text())
 
 
@@ -49,9 +55,7 @@ def _theirs(condition: sa.ColumnElement[bool], *, since_run: bool = False) -> An
     source = sa.join(deliveries, _new, _new.c.id == deliveries.c.message_id)
     if since_run:
         source = source.join(runs, runs.c.id == _new.c.run_id)
-    source = source.join(_said, condition).join(
-        received, sa.and_(received.c.message_id == _said.c.id, _BY_ADDRESS)
-    )
+    source = source.join(_said, condition).join(received, _BY_MESSAGE)
     return (
         sa.select(
             deliveries.c.id.label("delivery"), received.c.provider_id, received.c.at, _said.c.subject,
