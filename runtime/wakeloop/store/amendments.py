@@ -61,7 +61,7 @@ _TAKE = Taking(
     skip_locked=True,
     key="delivery_id",
 )
-_TAKEN = (
+_TAKEN: Any = (
     sa.select(
         amendments.c.delivery_id, amendments.c.text, amendments.c.tries, deliveries.c.channel, deliveries.c.contact,
         deliveries.c.address, deliveries.c.provider_id, messages.c.text.label("said"), messages.c.subject,

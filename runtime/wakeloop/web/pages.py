@@ -140,10 +140,10 @@ class _PageDesk:
         """A file that went with a message to this contact, to be saved: a browser never shows it. Raises Refusal."""
         contact = self.contact(token)
         try:
-            id, place = UUID(message), int(number)
+            id, place = UUID(message), int(number) if number.isdecimal() else -1
             with self._runtime.database.read() as connection:
                 row = received.message(connection, id)
-            found = message_view(row).attachments[place] if row is not None else None
+            found = message_view(row).attachments[place] if row is not None and place >= 0 else None
         except (ValueError, IndexError):
             raise _NO_FILE from None
         if found is None or row is None or row.inbound or row.contact != contact.id or found.data is None:
