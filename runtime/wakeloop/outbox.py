@@ -285,8 +285,12 @@ class Outbox:
             with self._database.begin() as connection:
                 now = self._database.now()
                 # Whether its request has ended, and this message is to be amended, is then certain.
-                may_amend = sent.receipt is not None and amends(self._channels.get(row.channel))
-                if may_amend and row.request_id is not None:
+                may_amend = (
+                    sent.receipt is not None
+                    and row.request_id is not None
+                    and amends(self._channels.get(row.channel))
+                )
+                if may_amend:
                     request_store.await_others(connection, row.request_id)
                 status, error, provider_id = (
                     sent.status,
