@@ -1,4 +1,5 @@
-"""Writes docs/reference from the code: the commands from the Typer app, the settings from their model.
+"""Writes from the code what docs/reference holds (the commands from the Typer app, the settings from their model), and the
+table of docs/channels/README.md, from what the adapters say they can.
 
     python docs/generate.py
 
@@ -8,25 +9,34 @@ A test fails if what it would write differs from what is there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from enum import Enum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import typer
 
+from wakeloop.channel import Capabilities
 from wakeloop.cli import app
 from wakeloop.people import Contact
 from wakeloop.settings import PREFIX, TABLES, Settings
+from wakeloop.wiring import CHANNELS_GROUP
 
 FOLDER = Path(__file__).parent / "reference"
+CHANNELS = Path(__file__).parent / "channels"
 NOTE = "<!-- Written by docs/generate.py from the code; do not edit. -->"
 SHARED = {"config", "json", "help"}
 
 
 def pages() -> dict[Path, str]:
     """What each generated file should hold."""
-    return {FOLDER / "cli.md": cli_page(), FOLDER / "settings.md": settings_page()}
+    return {
+        FOLDER / "cli.md": cli_page(),
+        FOLDER / "settings.md": settings_page(),
+        CHANNELS / "README.md": channels_page(),
+    }
 
 
 # ---------------------------------------------------------------------- commands
@@ -149,7 +159,7 @@ def settings_page() -> str:
         "",
         "## Channels",
         "",
-        "`[channels.<name>]` holds the settings of a channel: see [SMS](../channels/sms.md); the console has none. Secrets",
+        "`[channels.<name>]` holds the settings of a channel: see [its page](../channels/README.md). Secrets",
         f"come from the environment or `.env` only, as `{PREFIX}<CHANNEL>_<KEY>`: `{PREFIX}SMS_AUTH_TOKEN`.",
         "",
         "## An example",
@@ -179,6 +189,53 @@ def _example() -> Iterator[str]:
         'account_sid = "AC00000000000000000000000000000000"',
         'from_number = "+15555550199"',
     )
+
+
+# ---------------------------------------------------------------------- channels
+
+TITLES = {"sms": "SMS", "web": "people's own pages", "whatsapp": "WhatsApp", "teams": "Microsoft Teams"}
+COLUMNS: dict[str, Callable[[Capabilities], str]] = {
+    "people write back": lambda can: _tick(can.inbound),
+    "buttons": lambda can: _tick(can.buttons),
+    "forms": lambda can: _tick(can.forms),
+    "threads": lambda can: _tick(can.threads),
+    "files": lambda can: _tick(can.media),
+    "amended": lambda can: _tick(can.amends),
+    "delivery": lambda can: _tick(can.receipts),
+    "after a crash": lambda can: "a key" if can.idempotent else "its list" if can.reconcile else "–",
+    "longest text": lambda can: f"{can.max_length:,}" if can.max_length else "–",
+}
+
+
+def channels_page() -> str:
+    """The page of all channels, with a table of those that this distribution declares."""
+    text = (CHANNELS / "README.md").read_text()
+    begin, end = (re.search(rf"<!-- channels: {word}[^\n]*-->", text) for word in ("written", "end"))
+    assert begin is not None and end is not None
+    points = sorted(
+        (
+            point
+            for point in entry_points(group=CHANNELS_GROUP)
+            if point.dist and point.dist.name == "wakeloop"
+        ),
+        key=lambda point: point.name,
+    )
+    lines = [f"| channel | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
+    for point in points:
+        can: Capabilities = point.load().capabilities
+        title = TITLES.get(point.name, point.name)
+        if (CHANNELS / f"{point.name}.md").exists():
+            title = f"[{title}]({point.name}.md)"
+        extra = f", `wakeloop[{point.extras[0]}]`" if point.extras else ""
+        lines.append(
+            f"| {title} (`{point.name}`{extra}) | {' | '.join(tell(can) for tell in COLUMNS.values())} |"
+        )
+    table = "\n".join(lines)
+    return f"{text[: begin.end()]}\n\n{table}\n\n{text[end.start() :]}"
+
+
+def _tick(able: bool) -> str:
+    return "yes" if able else "–"
 
 
 def _value(value: Any) -> str:

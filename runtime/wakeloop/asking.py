@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from wakeloop.calls import shown
-from wakeloop.forms import Form
+from wakeloop.forms import FieldSpec, Form
 
 SHORT_CHARACTERS = 100
 
@@ -216,6 +216,26 @@ def ended_text(spec: RequestSpec, settled: Settled, name: str | None) -> str:
             return f"No longer needed: {what}"
 
 
+def outcome_line(settled: Settled, by: str | None) -> str:
+    """How a request ended, in a line, for a message that asked it. `by`: who decided, as people call them."""
+    who = by or "somebody"
+    why = ": ".join(part for part in (settled.option, settled.comment) if part)
+    match settled.status:
+        case "answered":
+            return (
+                f"Answered by {who}: {short(settled.text)}" if settled.text.strip() else f"Answered by {who}."
+            )
+        case "approved":
+            changed = ", with changes" if settled.edited else ""
+            return f"Approved by {who}{changed}{f': {short(why)}' if why else '.'}"
+        case "denied":
+            return f"Denied by {who}{f': {short(why)}' if why else '.'}"
+        case "expired":
+            return "Expired."
+        case _:
+            return "Withdrawn."
+
+
 def late_text(spec: RequestSpec, status: str, name: str | None) -> str:
     """Tells somebody whose word came after the end what happened."""
     what = f"“{spec.title}”"
@@ -249,6 +269,13 @@ def choices(spec: RequestSpec) -> list[tuple[str, str, str]]:
     if spec.answer_form.shape.kind == "boolean":
         return [("Yes", "yes", "yes"), ("No", "no", "no")]
     return []
+
+
+def inputs(spec: RequestSpec) -> tuple[FieldSpec, ...]:
+    """What may be filled in instead of typed: of a question with a form that is no plain choice."""
+    if spec.is_approval or choices(spec) or spec.answer_form.is_plain:
+        return ()
+    return spec.answer_form.fields
 
 
 def schema_like(arguments: Mapping[str, Any]) -> dict[str, Any]:

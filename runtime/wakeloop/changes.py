@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import TypeAdapter
+
 from wakeloop import calendar
 from wakeloop.asking import Settled
 from wakeloop.engine import commands as cmd
@@ -14,7 +16,7 @@ from wakeloop.engine.failures import Failure, describe
 from wakeloop.engine.journal import Kind, Wait
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import ChildFailed
-from wakeloop.events import EVENT, dump_event
+from wakeloop.events import EVENT, Attachment, dump_event
 from wakeloop.status import RequestStatus, RunStatus
 from wakeloop.store import requests
 from wakeloop.store.records import (
@@ -29,6 +31,7 @@ from wakeloop.store.records import (
 from wakeloop.triggers import At, dump_schedule, load_schedule
 from wakeloop.world import World, signal_posts
 
+_ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -58,6 +61,9 @@ class Changes:
                         text=message.text,
                         run_id=run_id,
                         urgent=urgent,
+                        attachments=_ATTACHMENTS.dump_json(message.attachments).decode()
+                        if message.attachments
+                        else None,
                     )
                 )
             case cmd.OpenRequest(id=id, spec=spec, at=at):

@@ -12,6 +12,7 @@ CRASH_POINTS = {
     "timers.claimed": "something due is marked as dispatched, and nothing has been handed to the broker",
     "outbox.claimed": "a delivery is claimed, and nothing has been sent",
     "outbox.sent": "the provider took a message, and that is not recorded",
+    "outbox.amended": "the provider changed a message, and that is not recorded",
     "intake.recorded": "an inbound message is committed, and the provider has not been answered",
     "listeners.recorded": "messages that were fetched are committed, and how far that goes is not",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,16 +14,16 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import asking, calls
 from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
-from wakeloop.channel import CALLBACK_CHANNEL, Button
+from wakeloop.channel import CALLBACK_CHANNEL, Button, Field
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound
-from wakeloop.forms import describe
+from wakeloop.forms import FieldSpec, describe
 from wakeloop.forms.dialogue import Draft, prompt
 from wakeloop.granting import covers
 from wakeloop.links import Links
 from wakeloop.logs import get_logger
 from wakeloop.status import RequestStatus
-from wakeloop.store import audit, grants, inbox, outbox, queries
+from wakeloop.store import amendments, audit, grants, inbox, outbox, queries
 from wakeloop.store import requests as store
 from wakeloop.store.records import NewMessage, Post
 from wakeloop.world import World
@@ -34,18 +34,24 @@ BATCH = 200
 TROUBLE_SECONDS = 60
 """When a request that could not be worked on is looked at again."""
 
+SUBMIT = "submit"
+"""What the button stands for that sends a filled in form back."""
+
 
 class Desk:
     """What happens to requests by itself. Everything here is done in the caller's transaction.
 
     A request that is due is asked of its first people; then come reminders, escalations and its expiry, each when the
     timetable has it. How it ends is decided by whoever settles it first, by compare-and-set; in the same transaction
-    the run that waits for it gets to know, those who were asked are told once, and a program's callback is queued.
+    the run that waits for it gets to know, those who were asked are told once, their messages are to be amended where
+    that can be done, and a program's callback is queued.
     """
 
-    def __init__(self, *, world: World, links: Links) -> None:
+    def __init__(self, *, world: World, links: Links, amending: Collection[str] = ()) -> None:
+        """`amending`: the channels that can change what they have sent."""
         self._world = world
         self._links = links
+        self._amending = frozenset(amending)
 
     # ------------------------------------------------------------------ what is due
 
@@ -262,20 +268,28 @@ class Desk:
         outbox.put(connection, row.session_id, [message], now=now)
 
     def extras(self, connection: Connection, id: UUID, contact: str) -> dict[str, Any]:
-        """What may go with a message about an open request to a contact: `buttons`, `link` and `token` of Outgoing."""
+        """What may go with a message about an open request to a contact, by its name in Outgoing: what kind of request it
+        is, buttons, fields with what sends them back, the link to its page and the token."""
         row = store.one_of_contact(connection, contact, id)
         if row is None or not row.open:
             return {}
         spec = RequestSpec.model_validate_json(row.spec)
         found: dict[str, Any] = {
+            "kind": spec.kind,
             "buttons": tuple(
                 Button(label=label, value=f"{id.hex}:{word}", style=style)
                 for label, word, style in asking.choices(spec)
             ),
             "token": self._links.reply_token(contact, id),
         }
+        if inputs := asking.inputs(spec):
+            found |= {"fields": tuple(_field(one) for one in inputs), "submit": f"{id.hex}:{SUBMIT}"}
         link = self._links.page(contact, id)
         return found if link is None else found | {"link": link}
+
+    def page(self, contact: str, *, at: datetime) -> str | None:
+        """The address of a contact's page, the same for the same time; None if nobody outside could reach it."""
+        return self._links.page(contact, signed_at=at)
 
     def allowed(self, spec: RequestSpec, people: Sequence[str] | Mapping[str, Any]) -> list[str]:
         """Those of these contacts who may decide: all, of a question; of an approval those whom the settings allow for
@@ -391,7 +405,10 @@ class Desk:
     def _tell_end(
         self, connection: Connection, row: Any, spec: RequestSpec, settled: Settled, now: datetime
     ) -> None:
-        """Tell those who were asked and need not answer any more, and the program that asked."""
+        """Tell those who were asked and need not answer any more, and the program that asked; have what asked them show
+        how it ended."""
+        line = asking.outcome_line(settled, self._deciders(settled))
+        amendments.add(connection, row.id, line, self._amending, now=now)
         if settled.status != RequestStatus.EXPIRED and not settled.undeliverable:
             name = self.name(settled.by)
             deciders = {settled.by, *settled.approvers}
@@ -401,6 +418,21 @@ class Desk:
                     self._write(connection, row, spec, person.contact, person.via, text, now, act="tell")
         if row.callback is not None:
             self._call_back(connection, row, spec, settled, now)
+
+    def amend_if_over(self, connection: Connection, message: Any, delivery_id: UUID) -> None:
+        """A message about a request goes through another channel, one that can change what it has sent: if it asked, and
+        the request has ended since, it is to show how."""
+        row = store.lock(connection, message.request_id)
+        if row is None or row.outcome is None or message.interactive or message.at >= row.settled_at:
+            return
+        settled = Settled.model_validate_json(row.outcome)
+        line = asking.outcome_line(settled, self._deciders(settled))
+        amendments.expect(connection, delivery_id, f"{message.text}\n{line}")
+
+    def _deciders(self, settled: Settled) -> str | None:
+        """Who decided, as people call them."""
+        names = [self.name(contact) or contact for contact in settled.approvers]
+        return " and ".join(names) if len(names) > 1 else self.name(settled.by)
 
     def _call_back(
         self, connection: Connection, row: Any, spec: RequestSpec, settled: Settled, now: datetime
@@ -427,6 +459,13 @@ class Desk:
             return self._world.people.get(contact).name
         except NotFound:
             return contact
+
+
+def _field(spec: FieldSpec) -> Field:
+    return Field(
+        name=spec.name, label=spec.label, kind=spec.kind, description=spec.description, choices=spec.choices,
+        required=spec.required, default=spec.default,
+    )  # fmt: skip
 
 
 def _args(row: Any) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from wakeloop.terminal import distance, moment, trigger_words
 from wakeloop.thread_worker import ThreadWorker
 from wakeloop.web.app import make_app as make_web_app
 from wakeloop.web.server import WebServer, listen, url_of
-from wakeloop.wiring import Runtime, is_loopback
+from wakeloop.wiring import Runtime, guides, is_loopback
 
 log = get_logger("wakeloop.dev")
 
@@ -174,11 +174,12 @@ def _give_up_after(seconds: float, console: Console) -> None:
 def _banner(runtime: Runtime, url: str) -> Text:
     """What runs here, and how to stop it."""
     settings, people = runtime.settings, runtime.world.people
+    public = (settings.public_url or "").rstrip("/")
     embedded = settings.broker_url.startswith("embedded:")
     names = runtime.world.registry.names
     blocks: dict[str, list[Text]] = {
         "web": [
-            Text.assemble((url, "bold"), ("  webhooks at /webhooks/CHANNEL", "dim")),
+            Text.assemble((url, "bold"), (f"  webhooks at {public}/webhooks/CHANNEL", "dim")),
             Text.assemble(
                 (f"{url}/inbox", "bold"),
                 ("  what wants a human; `wakeloop link CONTACT` is a person's page", "dim"),
@@ -194,6 +195,7 @@ def _banner(runtime: Runtime, url: str) -> Text:
         ]
         or [Text("none yet; add [contacts.…] to wakeloop.toml", style="yellow")],
         "channels": [Text(", ".join(runtime.channels) or "none")],
+        "enter": _guide_lines(runtime),
     }
     banner = Text.assemble("\n", ("wakeloop ", "bold"), (__version__, "bold cyan"), "\n\n")
     for name, lines in blocks.items():
@@ -204,6 +206,15 @@ def _banner(runtime: Runtime, url: str) -> Text:
         f"`wakeloop start {names[0] if names else 'AGENT'}` in another terminal wakes an agent; Ctrl-C stops"
     )
     return banner.append(f"\n{hint}\n", style="dim")
+
+
+def _guide_lines(runtime: Runtime) -> list[Text]:
+    """What to enter where in the consoles of providers, so that they call this process."""
+    return [
+        Text.assemble((name, "bold"), f"  {what}", (f"  as {where}", "dim"))
+        for name, pairs in guides(runtime.settings, runtime.channels).items()
+        for where, what in pairs
+    ]
 
 
 def _agent_lines(runtime: Runtime) -> list[Text]:

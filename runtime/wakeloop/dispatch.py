@@ -29,7 +29,8 @@ class Dispatcher(Protocol):
         ...
 
     def deliveries(self, ids: Sequence[str]) -> None:
-        """Ask some worker to make these deliveries. May raise or block for seconds if the broker is away."""
+        """Ask some worker to make these deliveries, or to amend what they sent. May raise or block for seconds if the
+        broker is away."""
         ...
 
 
@@ -48,7 +49,8 @@ class Host(Protocol):
         ...
 
     def run_deliveries(self, ids: Sequence[str]) -> None:
-        """Make these deliveries if they are still to be made, and return when each has an outcome on record."""
+        """Make these deliveries if they are still to be made, amend those that are to be amended, and return when each has
+        an outcome on record."""
         ...
 
     def start(self, dispatcher: Dispatcher) -> None:

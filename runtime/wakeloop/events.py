@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import base64
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote_to_bytes
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+# A type, a subtype, and parameters such as charset=utf-8 (RFC 9110, section 8.3.1); no quoted ones.
+_CONTENT_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*", re.ASCII)
 
 
 class _Record(BaseModel):
@@ -30,12 +36,37 @@ class Tick(_Record):
 
 class Attachment(_Record):
     """A file that goes or came with a message, by reference. Of one that came, `url` is the provider's, and may need its
-    credentials, or wakeloop's own (`wakeloop:files/…`); `ctx.read` reads either. channel: through which it came."""
+    credentials, or wakeloop's own (`wakeloop:files/…`); `ctx.read` reads either. channel: through which it came.
+
+    One that is to go has an address that its provider can fetch (https), or its bytes: see `from_bytes`."""
 
     url: str
     content_type: str = "application/octet-stream"
     name: str | None = None
     channel: str | None = None
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, name: str, content_type: str) -> Self:
+        """A file to be sent that has its bytes with it, in a `data:` URL (RFC 2397). It is kept in the journal, so it must
+        be small: up to about 700 KB; anything larger goes by the address at which it can be fetched.
+
+        Raises ValueError for a content type that is none, such as "pdf" for "application/pdf"."""
+        if _CONTENT_TYPE.fullmatch(content_type) is None:
+            raise ValueError(f'{content_type!r} is no content type; write one such as "application/pdf"')
+        body = base64.b64encode(data).decode()
+        return cls(url=f"data:{content_type};base64,{body}", content_type=content_type, name=name)
+
+    @property
+    def data(self) -> bytes | None:
+        """The bytes that a `data:` URL holds; None for one of another kind. Raises ValueError if it is malformed."""
+        scheme, colon, rest = self.url.partition(":")
+        if not colon or scheme.lower() != "data":
+            return None
+        head, comma, body = rest.partition(",")
+        if not comma:
+            raise ValueError("a data: URL has a comma before its data (RFC 2397)")
+        raw = unquote_to_bytes(body)
+        return base64.b64decode(raw, validate=True) if head.lower().endswith(";base64") else raw
 
 
 class Message(_Record):

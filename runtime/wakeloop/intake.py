@@ -216,6 +216,8 @@ class Intake:
                 contact=contact,
                 raw=raw,
                 now=now,
+                thread=incoming.thread,
+                reply_to=incoming.reply_to,
             )
             if id is None:
                 return "a repetition of what is recorded already"

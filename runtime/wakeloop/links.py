@@ -35,16 +35,20 @@ class Links:
         self.base_url = base_url
         self._now = now
 
-    def page(self, contact: str, request: UUID | None = None) -> str | None:
-        """The address of a contact's page, at one request if that is given; None if nobody outside could reach it."""
+    def page(
+        self, contact: str, request: UUID | None = None, *, signed_at: datetime | None = None
+    ) -> str | None:
+        """The address of a contact's page, at one request if that is given; None if nobody outside could reach it.
+
+        signed_at: from when it is good; now by default. With the same time it is the same address."""
         if self.base_url is None:
             return None
         at = f"#request-{request}" if request is not None else ""
-        return f"{self.base_url.rstrip('/')}/people/{self.page_token(contact)}{at}"
+        return f"{self.base_url.rstrip('/')}/people/{self.page_token(contact, signed_at=signed_at)}{at}"
 
-    def page_token(self, contact: str) -> str:
+    def page_token(self, contact: str, *, signed_at: datetime | None = None) -> str:
         """What stands in the address of a contact's page."""
-        return self._serializer(_PAGE).dumps(contact)
+        return self._serializer(_PAGE, signed_at).dumps(contact)
 
     def reply_token(self, contact: str, request: UUID) -> str:
         """What a channel may hide in a message for the reply to bring back: it names the request and the contact."""
@@ -78,8 +82,8 @@ class Links:
         except BadSignature as error:
             raise InvalidLink("this link is not one of ours, or was changed on its way") from error
 
-    def _serializer(self, purpose: str) -> URLSafeTimedSerializer:
-        now = self._now
+    def _serializer(self, purpose: str, signed_at: datetime | None = None) -> URLSafeTimedSerializer:
+        now = self._now if signed_at is None else lambda: signed_at
 
         class Signer(TimestampSigner):
             """Goes by the database's clock."""

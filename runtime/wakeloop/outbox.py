@@ -16,20 +16,22 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 
 from wakeloop import crashpoints
-from wakeloop.channel import Capabilities, DeliveryStatus, Outgoing, Receipt, Sender
+from wakeloop.amending import Amender, amends
+from wakeloop.attempts import failure_words, most_tries, wait_seconds
+from wakeloop.channel import DeliveryStatus, Outgoing, Receipt, Sender
+from wakeloop.composing import Composed, Composer
 from wakeloop.desk import Desk
-from wakeloop.errors import ChannelError, NotFound, PermanentChannelError, TemporaryChannelError
+from wakeloop.errors import NotFound, PermanentChannelError, TemporaryChannelError
 from wakeloop.logs import get_logger
 from wakeloop.pacing import HOUR, Circumstances, Pace, Plan, Recent, Waiting, Why, joined, plan
-from wakeloop.store import claims, outbox, received
+from wakeloop.store import amendments, claims, outbox, received
+from wakeloop.store import requests as request_store
 from wakeloop.store.database import Database
 from wakeloop.world import World
 
 log = get_logger("wakeloop.outbox")
 
 SEND_SECONDS = 15.0
-TRIES = 8
-LONGEST_WAIT_SECONDS = 900.0
 RECONCILE_SECONDS = 5.0
 PATIENCE_SECONDS = 5.0
 
@@ -48,13 +50,13 @@ class _Sent:
 @dataclass(frozen=True, kw_only=True)
 class _Claimed:
     """A message for the provider, until when it is claimed, and the delivery of it, or the first of a bundle, as it was
-    before the claim. not_before: if it has not left yet, it must not before that time. extras: what Outgoing has beside text."""
+    before the claim. not_before: if it has not left yet, it must not before that time. composed: what goes with it."""
 
     row: Any
     text: str
     until: datetime
     not_before: datetime | None = None
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    composed: Composed = field(default_factory=Composed)
 
 
 class Outbox:
@@ -63,6 +65,8 @@ class Outbox:
     A delivery that an earlier sender left in the middle is never simply sent again: where the channel takes an
     idempotency key sending is repeated with the same one; where it can list what was sent, the list is asked first.
     What fails for good falls through to the contact's next channel; out of channels, a question's asker is told.
+
+    Ids of deliveries whose messages are to be amended come in the same way: see `wakeloop.amending`.
 
     What is claimed goes by the pace that people are written to: see `wakeloop.pacing`. What goes together is recorded
     with the claim, before it is sent, so that after a crash it is the same message.
@@ -87,21 +91,27 @@ class Outbox:
         self._channels = channels
         self._send_seconds = send_seconds
         self._pace = pace or Pace()
+        self._composer = Composer(desk=desk, channels=channels)
+        self._amender = Amender(
+            database=database, channels=channels, seconds=send_seconds, patience=PATIENCE_SECONDS
+        )
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{random.SystemRandom().getrandbits(32):08x}"
 
     async def deliver(self, ids: Sequence[str], changed: Callable[[], None] = lambda: None) -> None:
         """Make these deliveries, and whatever else is due to the same people, if they are still to be made and may be
         made now; each that was made has an outcome on record afterwards. Those to one address go one after another.
+        Amend the messages of those that are to be amended.
 
         `changed` is called when that made something else due."""
         loop = asyncio.get_running_loop()
-        claimed = await loop.run_in_executor(None, self._claim, [UUID(id) for id in ids])
+        claimed, amended = await loop.run_in_executor(None, self._claim, [UUID(id) for id in ids])
         crashpoints.reach("outbox.claimed")
         by_address: dict[tuple[str, str], list[_Claimed]] = defaultdict(list)
         for one in claimed:
             by_address[self._queue(one.row.channel, one.row.address, one.row.id)].append(one)
-        await asyncio.gather(*(self._make_in_order(theirs) for theirs in by_address.values()))
-        if claimed:
+        making = [self._make_in_order(theirs) for theirs in by_address.values()]
+        await asyncio.gather(*making, self._amender.amend(amended))
+        if claimed or amended:
             changed()
 
     async def _make_in_order(self, claimed: Sequence[_Claimed]) -> None:
@@ -115,10 +125,17 @@ class Outbox:
                 crashpoints.reach("outbox.sent")
             await asyncio.get_running_loop().run_in_executor(None, self.record, one.row, sent)
 
-    def _claim(self, ids: Sequence[UUID]) -> list[_Claimed]:
-        def work() -> list[_Claimed]:
+    def _claim(self, ids: Sequence[UUID]) -> tuple[list[_Claimed], list[Any]]:
+        """The deliveries that are to be made now, and the amendments."""
+
+        def work() -> tuple[list[_Claimed], list[Any]]:
             with self._database.begin() as connection:
-                return self._plan_and_claim(connection, ids, self._database.now())
+                now = self._database.now()
+                until = now + timedelta(seconds=2 * self._send_seconds)
+                return (
+                    self._plan_and_claim(connection, ids, now),
+                    amendments.take(connection, ids, until=until),
+                )
 
         return self._database.retrying(work, seconds=PATIENCE_SECONDS)
 
@@ -149,28 +166,17 @@ class Outbox:
         texts = {
             id: joined(row.text for row in found) for id, found in claims.members(connection, led).items()
         }
+        composed = self._composer.compose(connection, [rows[id] for id in until])
         return [
             _Claimed(
                 row=rows[parcel.ids[0]],
                 text=texts.get(parcel.ids[0]) or joined(rows[id].text for id in parcel.ids),
                 until=until[parcel.ids[0]],
                 not_before=parcel.not_before,
-                extras=self._extras(connection, rows[parcel.ids[0]]),
+                composed=composed.get(parcel.ids[0], Composed()),
             )
             for parcel in made.parcels
         ]
-
-    def _extras(self, connection: Connection, row: Any) -> dict[str, Any]:
-        """What a channel may show of a request beside its text, as far as it can."""
-        channel = self._channels.get(row.channel)
-        if channel is None or row.request_id is None or row.interactive:
-            return {}
-        can = channel.capabilities
-        if not (can.buttons or can.tokens):
-            return {}
-        found = self._desk.extras(connection, row.request_id, row.contact)
-        kept = {"link": True, "buttons": can.buttons, "token": can.tokens}
-        return {name: value for name, value in found.items() if kept[name]}
 
     def _queue(self, channel: str, address: str, id: UUID) -> tuple[str, str]:
         """Deliveries with the same go one after another."""
@@ -184,6 +190,7 @@ class Outbox:
             is_begun=row.status != DeliveryStatus.PENDING, is_retry=row.tries > 0,
             is_hopeless=bool(row.opted_out) or row.channel not in self._channels,
             is_request=row.request_id is not None, urgent=row.urgent, interactive=row.interactive,
+            has_attachments=bool(row.has_attachments),
         )  # fmt: skip
 
     def _recent(self, connection: Connection, people: Sequence[str], now: datetime) -> list[Recent]:
@@ -235,10 +242,10 @@ class Outbox:
         message = Outgoing(
             key=str(row.id),
             address=row.address,
-            text=claimed.text,
+            text=claimed.composed.text(claimed.text),
             subject=row.subject,
             claimed_at=row.claimed_at or self._database.now(),
-            **claimed.extras,
+            **claimed.composed.extras,
         )
         try:
             async with asyncio.timeout(self._send_seconds):
@@ -252,19 +259,20 @@ class Outbox:
                 receipt = await channel.send(message)
                 return _Sent(receipt=receipt, status=receipt.status)
         except PermanentChannelError as error:
-            return _Sent(status=DeliveryStatus.FAILED, error=_words(error))
+            return _Sent(status=DeliveryStatus.FAILED, error=failure_words(error))
         except TemporaryChannelError as error:
             tries = row.tries + 1
-            if tries >= _most_tries(channel.capabilities):
+            if tries >= most_tries(channel.capabilities):
                 return _Sent(
-                    status=DeliveryStatus.FAILED, error=f"given up after {tries} attempts: {_words(error)}"
+                    status=DeliveryStatus.FAILED,
+                    error=f"given up after {tries} attempts: {failure_words(error)}",
                 )
-            wait = _wait(channel.capabilities, tries, error.retry_after)
-            return _Sent(status=DeliveryStatus.PENDING, error=_words(error), again=wait)
+            wait = wait_seconds(channel.capabilities, tries, error.retry_after)
+            return _Sent(status=DeliveryStatus.PENDING, error=failure_words(error), again=wait)
         except Exception as error:
             log.warning("a delivery's outcome is unknown", delivery=str(row.id), error=type(error).__name__)
             tries = row.tries + 1
-            if tries >= _most_tries(channel.capabilities):
+            if tries >= most_tries(channel.capabilities):
                 return _Sent(
                     status=DeliveryStatus.FAILED, error=f"given up after {tries} attempts: {error!r}"
                 )
@@ -276,6 +284,14 @@ class Outbox:
         def work() -> None:
             with self._database.begin() as connection:
                 now = self._database.now()
+                # Whether its request has ended, and this message is to be amended, is then certain.
+                may_amend = (
+                    sent.receipt is not None
+                    and row.request_id is not None
+                    and amends(self._channels.get(row.channel))
+                )
+                if may_amend:
+                    request_store.await_others(connection, row.request_id)
                 status, error, provider_id = (
                     sent.status,
                     sent.error,
@@ -298,6 +314,8 @@ class Outbox:
                 )
                 if written and status is DeliveryStatus.FAILED:
                     self.fall_through(connection, row.message_id, error or "", now=now)
+                elif written and may_amend:
+                    amendments.arrive(connection, row.id, now=now)
 
         self._database.retrying(work, seconds=self._send_seconds)
         if sent.receipt is not None:
@@ -329,6 +347,8 @@ class Outbox:
                     connection, id, message_id, message.contact, channel, address, now=now, held=held
                 )
                 outbox.set_channel(connection, message_id, channel)
+                if message.request_id is not None and amends(self._channels.get(channel)):
+                    self._desk.amend_if_over(connection, message, id)
                 log.info("next channel", message=str(message_id), channel=channel)
                 return
         log.warning("undeliverable", message=str(message_id), contact=message.contact)
@@ -338,22 +358,3 @@ class Outbox:
     def _known(self, row: Any, since: datetime) -> frozenset[str]:
         with self._database.read() as connection:
             return outbox.provider_ids(connection, row.channel, row.contact, since - timedelta(days=1))
-
-
-def _words(error: ChannelError) -> str:
-    return f"{error.code}: {error}" if error.code else str(error)
-
-
-def _most_tries(capabilities: Capabilities) -> int:
-    return TRIES if capabilities.retry_seconds is None else len(capabilities.retry_seconds) + 1
-
-
-def _wait(capabilities: Capabilities, tries: int, retry_after: float | None) -> float:
-    """How long to wait after so many attempts: as the provider says, but for a timetable of its own not shorter."""
-    if capabilities.retry_seconds is not None:
-        return max(capabilities.retry_seconds[tries - 1], retry_after or 0.0)
-    return retry_after if retry_after is not None else _backoff(tries)
-
-
-def _backoff(tries: int) -> float:
-    return float(min(LONGEST_WAIT_SECONDS, 5.0 * 2 ** (tries - 1)))

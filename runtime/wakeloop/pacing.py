@@ -43,7 +43,8 @@ class Waiting:
     """A delivery to be made. is_due: it may be made now, if nothing here forbids it; else it is `held`.
 
     is_begun: an earlier sender did not get to record what came of it. is_retry: it was tried, and certainly not taken.
-    is_hopeless: it cannot be made, and only has to be recorded so. is_request: it asks or reminds."""
+    is_hopeless: it cannot be made, and only has to be recorded so. is_request: it asks or reminds. has_attachments: it
+    goes by itself, as nobody could tell which of several texts a file belongs to."""
 
     id: UUID
     contact: str
@@ -60,6 +61,7 @@ class Waiting:
     is_request: bool = False
     urgent: bool = False
     interactive: bool = False
+    has_attachments: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +170,7 @@ class _Person:
             self._plan_burst(channel, address, theirs, asked.get((channel, address)))
 
     def _is_plain(self, one: Waiting) -> bool:
-        is_bound = one.is_request or one.urgent or one.is_retry
+        is_bound = one.is_request or one.urgent or one.is_retry or one.has_attachments
         return not is_bound and self._at.pace.coalesce_seconds > 0
 
     def _plan_burst(

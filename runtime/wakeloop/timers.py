@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +19,7 @@ from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
 from wakeloop.logs import get_logger
-from wakeloop.store import due, leases, outbox, schedules
+from wakeloop.store import amendments, due, leases, outbox, schedules
 from wakeloop.store.database import Database
 from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
 from wakeloop.store.records import NewRun
@@ -37,7 +38,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What one sweep claimed, and when the next thing is due."""
+    """What one sweep claimed, and when the next thing is due. deliveries: to be made, or whose messages are to be amended."""
 
     turns: list[TurnMessage]
     deliveries: list[str]
@@ -129,9 +130,11 @@ class Timers:
             ready = []
             if found.sessions or worked or fired:
                 ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
-            deliveries = []
+            deliveries: list[UUID] = []
             if found.deliveries or worked:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
+            if found.amendments or worked:
+                deliveries += amendments.claim_due(connection, now=now, limit=BATCH)
         # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
         next_due = now if fired or ready or deliveries or worked else found.next
         crashpoints.reach("timers.claimed")

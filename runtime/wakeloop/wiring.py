@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from wakeloop.amending import amends
 from wakeloop.attachments import Attachments
 from wakeloop.callbacks import TIMEOUT_SECONDS, CallbackSender, webhook_secret
-from wakeloop.channel import CALLBACK_CHANNEL, Channel, ChannelServices, RawRequest, Reacting
+from wakeloop.channel import CALLBACK_CHANNEL, Channel, ChannelServices, Guiding, RawRequest, Reacting
 from wakeloop.clock import SystemClock
 from wakeloop.decisions import Decisions
 from wakeloop.desk import Desk
@@ -38,7 +39,7 @@ from wakeloop.timers import Timers, TimerThread
 from wakeloop.tokens import Tokens
 from wakeloop.world import World
 
-__all__ = ["Runtime", "Settings", "load_channels", "load_settings", "make_host"]
+__all__ = ["Runtime", "Settings", "load_channel", "load_channels", "load_settings", "make_host"]
 
 log = get_logger("wakeloop.wiring")
 
@@ -85,7 +86,8 @@ class Runtime:
             reader=Attachments(database=self.database, channels=self.channels),
         )
         self.links = Links(keys=self._keys, base_url=page_url(settings), now=self.database.now)
-        self.desk = Desk(world=self.world, links=self.links)
+        amending = [name for name, channel in self.channels.items() if amends(channel)]
+        self.desk = Desk(world=self.world, links=self.links, amending=amending)
         self.decisions = Decisions(world=self.world, desk=self.desk, links=self.links)
         self.callbacks = CallbackSender(
             secrets=self.webhook_secrets,
@@ -318,23 +320,61 @@ def make_host(settings: Settings) -> Runtime:
 
 def load_channels(settings: Settings, people: People) -> dict[str, Channel]:
     """The adapters of the channels that have a table in wakeloop.toml, or that a contact has an address on, and of
-    people's own pages.
+    people's own pages. Of no other channel is anything imported.
 
-    Raises ConfigurationError for a channel of which there is no adapter, naming those that there are."""
-    wanted = set(settings.channels) | {channel for id in people.ids for channel in people.get(id).addresses}
+    Raises ConfigurationError for a channel that cannot be used: see `load_channel`."""
+    addresses = {channel for id in people.ids for channel in people.get(id).addresses}
+    return {name: load_channel(settings, name) for name in wanted_channels(settings, addresses)}
+
+
+def wanted_channels(settings: Settings, addresses: Iterable[str]) -> list[str]:
+    """The names of the channels that are set up, or that somebody has an address on, and of people's own pages."""
+    own = {WEB_CHANNEL} & {point.name for point in entry_points(group=CHANNELS_GROUP)}
+    return sorted({*settings.channels, *addresses, *own})
+
+
+def load_channel(settings: Settings, name: str) -> Channel:
+    """The adapter of a channel, with its settings.
+
+    Raises ConfigurationError if there is none, naming those that there are; if a library is missing that it needs, naming
+    the extra that brings it; or if a setting is missing or wrong."""
     points = {point.name: point for point in entry_points(group=CHANNELS_GROUP)}
-    wanted |= {WEB_CHANNEL} & points.keys()
-    adapters: dict[str, Channel] = {}
-    for name in sorted(wanted):
-        if name not in points:
-            raise ConfigurationError(
-                f"there is no adapter for the channel {name!r}; installed are: {', '.join(sorted(points)) or 'none'}. "
-                "An adapter is a package with an entry point of the group wakeloop.channels"
-            )
-        url = f"{settings.public_url.rstrip('/')}/webhooks/{name}" if settings.public_url else None
-        adapters[name] = (
-            points[name]
-            .load()
-            .from_settings(settings.channel_section(name), ChannelServices(webhook_url=url))
+    if name not in points:
+        raise ConfigurationError(
+            f"there is no adapter for the channel {name!r}; installed are: {', '.join(sorted(points)) or 'none'}. "
+            "An adapter is a package with an entry point of the group wakeloop.channels"
         )
-    return adapters
+    try:
+        adapter: type[Channel] = points[name].load()
+    except ImportError as error:
+        raise _missing(points[name], error) from error
+    return adapter.from_settings(
+        settings.channel_section(name), ChannelServices(webhook_url=webhook_url(settings, name))
+    )
+
+
+def webhook_url(settings: Settings, name: str) -> str | None:
+    """Where a channel's provider calls; None without a public address."""
+    return f"{settings.public_url.rstrip('/')}/webhooks/{name}" if settings.public_url else None
+
+
+def _missing(point: EntryPoint, error: ImportError) -> ConfigurationError:
+    extra = point.extras[0] if point.extras else point.name
+    package = point.dist.name if point.dist is not None else "wakeloop"
+    library = (error.name or "").partition(".")[0]
+    what = (
+        f"needs {library}, which is not installed"
+        if isinstance(error, ModuleNotFoundError) and library
+        else f"cannot be loaded ({error}); perhaps a library that it needs is missing or too old"
+    )
+    return ConfigurationError(f'the channel {point.name} {what}: pip install "{package}[{extra}]"')
+
+
+def guides(settings: Settings, channels: Mapping[str, Channel]) -> dict[str, Sequence[tuple[str, str]]]:
+    """By channel, what its provider must be told, as (where, what); of none without a public address."""
+    found: dict[str, Sequence[tuple[str, str]]] = {}
+    for name, channel in channels.items():
+        url = webhook_url(settings, name)
+        if url is not None and isinstance(channel, Guiding) and (pairs := channel.guide(url)):
+            found[name] = pairs
+    return found

@@ -181,6 +181,14 @@ def dev(project: Project, tmp_path: Path) -> Iterator[Callable[..., Dev]]:
             one.kill()
 
 
+def test_behind_a_tunnel_it_says_what_providers_must_call(dev: Callable[..., Dev]) -> None:
+    """The public address is for this process alone; the settings stay as they are."""
+    running = dev("--port", "0", "--tunnel-url", "https://tunnel.example.com").ready()
+
+    assert "webhooks at https://tunnel.example.com/webhooks/CHANNEL" in running.output
+    assert running.stop() < STOP_SECONDS + 2
+
+
 def test_a_new_project_runs_at_once(project: Project, dev: Callable[..., Dev]) -> None:
     """Init, dev, start, the question on the terminal, a reply, and the state that is kept; then Ctrl-C."""
     running = dev().ready()

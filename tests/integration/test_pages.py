@@ -16,12 +16,15 @@ from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
 from tests.pages_kit import PagesSite, served
 from tests.servers import poll
 
 from wakeloop.clock import SystemClock
 from wakeloop.decisions import Actor, Grant
+from wakeloop.events import Attachment
+from wakeloop.store import outbox
+from wakeloop.store.records import NewMessage
 from wakeloop.store.schema import audit, deliveries, grants, messages, received, recipients, requests
 from wakeloop.tokens import Scope
 from wakeloop.web import access, live
@@ -477,6 +480,38 @@ def test_the_conversation_is_shown_a_part_at_a_time(site: PagesSite) -> None:
 
     assert seen == [f"{number:03}" for number in range(95)]
     assert pages > 2
+
+
+def test_files_stand_below_their_message_and_are_only_for_whom_they_were_sent(site: PagesSite) -> None:
+    """One by its address, one from here, as a download that no browser shows; nobody else gets it."""
+    page = b'<script>alert("x")</script>'
+    files = [
+        Attachment.from_bytes(page, name="a & b.html", content_type="text/html"),
+        Attachment(url="https://files.example.com/r.pdf", name="r.pdf"),
+    ]
+    message = NewMessage(
+        id=uuid4(), contact="alice", channel="web", address="alice", via=None, subject=None, text="See these.",
+        attachments=TypeAdapter(tuple[Attachment, ...]).dump_json(tuple(files)).decode(),
+    )  # fmt: skip
+    with site.runtime.database.begin() as connection:
+        outbox.put(connection, None, [message], now=site.runtime.database.now())
+
+    here, path = site.page("alice"), f"/files/{message.id}"
+    shown = site.get(here).text
+    answer = site.get(f"{here}{path}/0")
+
+    assert f'href="{here}{path}/0" download>a &amp; b.html</a>' in shown
+    assert 'href="https://files.example.com/r.pdf">r.pdf</a>' in shown
+    assert (answer.status, answer.text) == (200, page.decode())
+    assert answer.headers["content-disposition"] == "attachment; filename*=utf-8''a%20%26%20b.html"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    for refused in (
+        f"{here}{path}/1", f"{here}{path}/2", f"{here}{path}/-9", f"{here}{path}/x", f"{here}/files/{uuid4()}/0",
+        f"{here}/files/x/0", f"{site.page('bob')}{path}/0",
+    ):  # fmt: skip
+        assert site.get(refused).status == 404
+    assert site.get(f"/people/nobody{path}/0").status == 403
 
 
 def test_a_message_is_recorded_once_and_known_by_its_link(site: PagesSite) -> None:

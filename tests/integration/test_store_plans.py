@@ -19,8 +19,10 @@ from wakeloop.clock import VirtualClock
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import RunStatus
 from wakeloop.store import (
+    amendments,
     audit,
     claims,
+    conversations,
     due,
     files,
     grants,
@@ -59,13 +61,13 @@ SESSIONS, RUNS, MANY = 20_000, 50_000, 80_000
 CHUNK = 10_000
 FEWER = {
     "requests": 30_000, "recipients": 60_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000, "grants": 5_000,
-    "tokens": 20, "keys": 3, "verifications": 5_000, "listeners": 5, "files": 5_000,
+    "tokens": 20, "keys": 3, "verifications": 5_000, "listeners": 5, "files": 5_000, "amendments": 60_000,
 }  # fmt: skip
 SMALL = {"tokens", "keys", "listeners"}
 """Tables of a few rows, of which PostgreSQL reads all rather than an index; there must be one all the same."""
 MODULES = (
-    audit, claims, due, files, grants, inbox, keys, leases, listeners, outbox, queries, received, repair, requests,
-    schedules, turns, verifications,
+    amendments, audit, claims, conversations, due, files, grants, inbox, keys, leases, listeners, outbox, queries,
+    received, repair, requests, schedules, turns, verifications,
 )  # fmt: skip
 
 FOR_PEOPLE = {
@@ -106,11 +108,11 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
             case "schedules":
                 yield {"id": n, "session_id": session, "agent": f"agent{n % 20}", "ref": f"r{n}", "own": n % 2 == 0, "spec": "{}", "anchor": LONG_AGO, "nominal": AHEAD, "due_at": AHEAD + timedelta(seconds=n) if n > 5 else NOW}  # fmt: skip
             case "messages":
-                yield {"id": uuid(2, n), "session_id": session, "inbound": n % 2 == 0, "contact": f"c{n % 2000}", "channel": "sms", "text": "hello", "at": LONG_AGO}  # fmt: skip
+                yield {"id": uuid(2, n), "session_id": session, "run_id": run if n % 2 else None, "request_id": uuid(4, n % 30_000 + 1) if n % 3 else None, "inbound": n % 2 == 0, "contact": f"c{n % 2000}", "channel": "sms", "text": "hello", "at": LONG_AGO}  # fmt: skip
             case "deliveries":
                 yield {"id": uuid(3, n), "message_id": uuid(2, n), "contact": f"c{n % 2000}", "channel": "sms", "address": f"+{n}", "status": "failed" if n % 1000 == 0 else "delivered", "provider_id": f"SM{n}", "due_at": NOW if n < 10 else None, "claimed_at": LONG_AGO, "bundle": uuid(3, n // 2 * 2) if n % 100 < 2 else None, "created_at": LONG_AGO, "updated_at": LONG_AGO}  # fmt: skip
             case "received":
-                yield {"id": n, "channel": "sms", "provider_id": f"R{n}", "address": f"+{n}", "contact": f"c{n % 2000}", "outcome": "a reply", "raw": "{}", "at": LONG_AGO}  # fmt: skip
+                yield {"id": n, "channel": "sms", "provider_id": f"R{n}", "message_id": uuid(2, n * 2), "address": f"+{n}", "contact": f"c{n % 2000}", "outcome": "a reply", "raw": "{}", "at": LONG_AGO}  # fmt: skip
             case "requests":
                 is_open = n <= 2000
                 yield {"id": uuid(4, n), "session_id": session if n % 10 else None, "run_id": run if n % 10 else None, "kind": "question", "status": "open" if is_open else "answered", "spec": "{}", "created_at": LONG_AGO, "due_at": (NOW if n <= 20 else AHEAD) if is_open else None}  # fmt: skip
@@ -127,6 +129,8 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
                 yield {"name": f"k{n}", "value": "x", "created_at": LONG_AGO}
             case "receivers":
                 yield {"run_id": uuid(1, n), "op": 1, "session_id": session, "contact": f"c{n}" if n % 1000 else None}  # fmt: skip
+            case "amendments":
+                yield {"delivery_id": uuid(3, n), "text": "Approved.", "due_at": NOW if n < 10 else None}
             case "verifications":
                 yield {"channel": "sms", "address": f"+{n}", "salt": "s", "code": "c", "sent_at": LONG_AGO, "expires_at": AHEAD, "verified_at": LONG_AGO}  # fmt: skip
             case "listeners":
@@ -200,6 +204,12 @@ def a_refused_commit() -> SessionCommit:
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {
+    "amendments.add": lambda c: amendments.add(c, fresh_one(c), "Approved.", ["sms", "email"], now=NOW),
+    "amendments.expect": lambda c: amendments.expect(c, put_one(c), "?"),
+    "amendments.arrive": lambda c: amendments.arrive(c, uuid(3, 7), now=NOW),
+    "amendments.claim_due": lambda c: amendments.claim_due(c, now=NOW, limit=1000),
+    "amendments.take": lambda c: amendments.take(c, [uuid(3, n) for n in range(1, 20)], until=AHEAD),
+    "amendments.record": lambda c: amendments.record(c, uuid(3, 7), due_at=None),
     "audit.append": lambda c: audit.append(c, uuid(4, 7), at=NOW, act="answer", result="counted"),
     "audit.of_request": lambda c: audit.of_request(c, uuid(4, 7)),
     "claims.lock_people": lambda c: claims.lock_people(c, [uuid(3, 1), put_one(c)], now=NOW),
@@ -210,6 +220,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "claims.bundle": lambda c: claims.bundle(c, [[uuid(3, 1), uuid(3, 2)]], now=NOW),
     "claims.take": lambda c: claims.take(c, {uuid(3, 1): AHEAD}, owner="w", now=NOW),
     "claims.members": lambda c: claims.members(c, [uuid(3, 100), uuid(3, 200)]),
+    "conversations.said": lambda c: conversations.said(c, [uuid(3, n) for n in range(1, 20)]),
+    "conversations.woken_by": lambda c: conversations.woken_by(c, [uuid(1, n) for n in range(1, 20)]),
+    "conversations.received_as": lambda c: conversations.received_as(c, [uuid(2, n) for n in range(1, 20)]),
+    "conversations.last_heard": lambda c: conversations.last_heard(c, [uuid(3, n) for n in range(1, 20)]),
     "due.look": lambda c: due.look(c, now=NOW),
     "files.add": lambda c: files.add(c, uuid(2, 7), [(uuid(10, 99_999), "a", "text/plain", b"x")], now=NOW),
     "files.facts": lambda c: files.facts(c, uuid(10, 7)),
@@ -254,6 +268,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "outbox.last_message": lambda c: outbox.last_message(c, "c7", "sms"),
     "outbox.record": lambda c: outbox.record(c, uuid(3, 1), owner="w", status=DeliveryStatus.SENT, now=NOW, provider_id="SM5"),
     "outbox.update_status": lambda c: outbox.update_status(c, "sms", sent_one(c), DeliveryStatus.DELIVERED, None, now=NOW),
+    "outbox.attachments_of": lambda c: outbox.attachments_of(c, [uuid(2, n) for n in range(1, 20)]),
     "outbox.is_recorded": lambda c: outbox.is_recorded(c, "sms", "SM7"),
     "outbox.provider_ids": lambda c: outbox.provider_ids(c, "sms", "c7", LONG_AGO),
     "outbox.tried_channels": lambda c: outbox.tried_channels(c, uuid(2, 7)),
@@ -281,6 +296,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "requests.settle_of_runs": lambda c: requests.settle_of_runs(c, [uuid(1, 8), uuid(1, 9)], "cancelled", "{}", now=NOW),
     "requests.find": lambda c: requests.find(c, uuid(4, 7)),
     "requests.lock": lambda c: requests.lock(c, uuid(4, 7)),
+    "requests.await_others": lambda c: requests.await_others(c, uuid(4, 7)),
     "requests.look_due": lambda c: requests.look_due(c, now=NOW, limit=200),
     "requests.lock_due": lambda c: requests.lock_due(c, [uuid(4, n) for n in range(1, 200)], range(1, 200), now=NOW),
     "requests.lock_contacts": lambda c: requests.lock_contacts(c, ["c7", "c8"]),
@@ -336,6 +352,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "queries.count_rows": lambda c: queries.count_rows(c),
     "queries.last_channel": lambda c: queries.last_channel(c, "c7"),
 }  # fmt: skip
+
+
+def fresh_one(connection: Any) -> UUID:
+    """A request none of whose messages is amended yet."""
+    connection.execute(schema.amendments.delete().where(schema.amendments.c.delivery_id == uuid(3, 7)))
+    connection.execute(schema.amendments.delete().where(schema.amendments.c.delivery_id == uuid(3, 30_007)))
+    return uuid(4, 8)
 
 
 def put_one(connection: Any) -> UUID:

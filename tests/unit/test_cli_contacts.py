@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from wakeloop.channel import Incoming
 from wakeloop.cli import app
-from wakeloop.cli import contacts as module
+from wakeloop.cli import sending as module
 from wakeloop.cli.contacts import masked
 from wakeloop.settings import load_settings
 from wakeloop.wiring import Runtime

@@ -240,6 +240,7 @@ _WAITING = st.builds(
     is_hopeless=st.booleans(),
     urgent=st.booleans(),
     interactive=st.booleans(),
+    has_attachments=st.booleans(),
     is_due=st.booleans(),
 )
 _RECENT = st.builds(
@@ -277,6 +278,7 @@ def test_whatever_waits_each_delivery_has_one_outcome_and_no_rule_is_broken(
         free = [one.is_hopeless or one.interactive or one.urgent for one in theirs]
         if len(theirs) > 1:
             assert not any(free) and not any(one.is_request or one.is_retry or one.is_begun for one in theirs)
+            assert not any(one.has_attachments for one in theirs)
         if night and parcel.contact == "alice" and parcel.not_before is None:
             assert all(free)
     for contact in ("alice", "bob"):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wakeloop import __version__
-from wakeloop.cli import act, contacts, doctor, inbox, look, mcp, people, project, serve, tokens
+from wakeloop.cli import act, channels, contacts, doctor, inbox, look, mcp, people, project, serve, tokens
 from wakeloop.cli.base import Choices, Commands, Config, Json
 
 app = typer.Typer(
@@ -57,6 +57,7 @@ app.command(rich_help_panel=_LOOK)(inbox.inbox)
 app.add_typer(tokens.requests, name="requests", rich_help_panel=_LOOK)
 app.add_typer(tokens.grants, name="grants", rich_help_panel=_LOOK)
 app.add_typer(contacts.contacts, name="contacts", rich_help_panel=_LOOK)
+app.add_typer(channels.channels, name="channels", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(people.link)
 
 app.command(rich_help_panel=_ACT)(act.start)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
@@ -24,17 +22,12 @@ from wakeloop.cli.base import (
     say,
     table,
 )
+from wakeloop.cli.sending import REACHED, final_statuses, latest, tell_outcome, wait
 from wakeloop.contacting import AddressState, Written, address_states, write_code, write_test
 from wakeloop.people import Contact
-from wakeloop.store import queries, verifications
-from wakeloop.terminal import error_console, moment
+from wakeloop.store import verifications
+from wakeloop.terminal import moment
 from wakeloop.wiring import Runtime
-
-POLL_SECONDS = 0.2
-PATIENCE_SECONDS = 5.0
-"""After so long unsent, people are told that perhaps nobody sends it."""
-
-Found = TypeVar("Found")
 
 Addresses = Annotated[bool, typer.Option("--addresses", help="Show the addresses whole.")]
 Who = Annotated[str, typer.Argument(metavar="CONTACT", help="The contact's id.")]
@@ -149,7 +142,7 @@ def verify(
         written = write_code(runtime.database, runtime.world, contact, via)
         if not choices.json:
             say("a code goes to ", (contact, "bold"), f" by {written.channel}; waiting for it to come back")
-        at = _wait(runtime, written, timeout, lambda delivery: _verified_at(runtime, written, delivery))
+        at = wait(runtime, written, timeout, lambda delivery: _verified_at(runtime, written, delivery))
     if at is None:
         fail(f"no code came back from {contact} by {written.channel} within {timeout:g} s; try again")
     if choices.json:
@@ -190,63 +183,15 @@ def send_test(
     choices = chosen(ctx, config, json)
     with opened_runtime(choices) as runtime:
         written = write_test(runtime.database, runtime.world, contact, via)
-        reports = runtime.channels[written.channel].capabilities.receipts
-        final = {DeliveryStatus.DELIVERED, DeliveryStatus.FAILED, *([] if reports else [DeliveryStatus.SENT])}
+        final = final_statuses(runtime, written)
         if not choices.json:
             say("a test goes to ", (contact, "bold"), f" by {written.channel}")
-        _wait(runtime, written, timeout, lambda delivery: delivery.status in final or None)
-        delivery = _delivery(runtime, written)
+        wait(runtime, written, timeout, lambda delivery: delivery.status in final or None)
+        delivery = latest(runtime, written)
     if choices.json:
         facts = {"status": delivery.status, "error": delivery.error, "held": delivery.held}
         print_json({"contact": contact, "channel": written.channel, **facts})
-    elif delivery.status == DeliveryStatus.DELIVERED:
-        say(("✓ delivered", "green"), f": it reached {contact} by {written.channel}")
-    elif delivery.status == DeliveryStatus.SENT and not reports:
-        say(("✓ sent", "green"), f": {written.channel} took it, and reports no more than that")
-    elif delivery.status == DeliveryStatus.SENT:
-        say(
-            ("✓ sent", "green"),
-            f": {written.channel} took it; no report of delivery came within {timeout:g} s",
-        )
-    elif delivery.status == DeliveryStatus.FAILED:
-        fail(f"it did not reach {contact} by {written.channel}: {delivery.error}")
+        if delivery.status not in REACHED:
+            raise typer.Exit(1)
     else:
-        fail(
-            f"it was not sent within {timeout:g} s: it is {delivery.status}; {delivery.error or 'nobody has sent it'}"
-        )
-    if delivery.status not in (DeliveryStatus.SENT, DeliveryStatus.DELIVERED):
-        raise typer.Exit(1)
-
-
-def _wait(
-    runtime: Runtime, written: Written, timeout: float, look: Callable[[Any], Found | None]
-) -> Found | None:
-    """What `look` finds, once it finds something; None after `timeout` seconds. Tells once if it is not being sent."""
-    since = time.monotonic()
-    told = False
-    while True:
-        delivery = _delivery(runtime, written)
-        found = look(delivery)
-        waited = time.monotonic() - since
-        if found is not None or waited > timeout:
-            return found
-        if not told and delivery.status == DeliveryStatus.PENDING:
-            if delivery.held is not None:
-                told = True
-                until = moment(delivery.due_at) if delivery.due_at else "later"
-                error_console().print(
-                    f"it is put off until {until}: {_HELD.get(delivery.held, delivery.held)}"
-                )
-            elif waited > PATIENCE_SECONDS:
-                told = True
-                why = delivery.error or "is `wakeloop dev` or a worker running?"
-                error_console().print(f"nobody has sent it yet: {why}")
-        time.sleep(POLL_SECONDS)
-
-
-def _delivery(runtime: Runtime, written: Written) -> Any:
-    with runtime.database.read() as connection:
-        return queries.deliveries_of(connection, written.message)[-1]
-
-
-_HELD = {"cap": "the person has had their messages of this hour", "quiet": "the person's quiet hours"}
+        tell_outcome(written, delivery, DeliveryStatus.SENT in final, timeout)

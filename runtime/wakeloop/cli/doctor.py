@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import entry_points
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,7 +17,7 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import __version__
-from wakeloop.channel import Channel, ChannelServices
+from wakeloop.channel import Channel
 from wakeloop.cli.base import Config, Json, chosen, console, print_json, quiet, table
 from wakeloop.errors import ConfigurationError, SchemaMismatch
 from wakeloop.listeners import listening
@@ -29,7 +28,7 @@ from wakeloop.store import listeners
 from wakeloop.store.database import Database
 from wakeloop.store.migration import head
 from wakeloop.terminal import duration
-from wakeloop.wiring import CHANNELS_GROUP
+from wakeloop.wiring import WEB_CHANNEL, load_channel, wanted_channels, webhook_url
 
 OLDEST_PYTHON = (3, 11)
 SKEW_LIMIT = timedelta(seconds=1)
@@ -188,24 +187,16 @@ def _agents(settings: Settings) -> Iterator[Finding]:
 
 def _channels(settings: Settings) -> Iterator[tuple[Finding, str, Channel | None]]:
     """Each channel that is set up or that somebody has an address on, and its adapter if it can be made."""
-    points = {point.name: point for point in entry_points(group=CHANNELS_GROUP)}
-    wanted = set(settings.channels)
-    wanted.update(name for contact in settings.contacts.values() for name in contact.addresses)
-    for name in sorted(wanted):
-        if name not in points:
-            what = f"there is no adapter; installed are: {', '.join(sorted(points))}"
-            yield Finding(verdict="fail", about=f"channel {name}", what=what), name, None
+    addresses = {name for contact in settings.contacts.values() for name in contact.addresses}
+    for name in wanted_channels(settings, addresses):
+        if name == WEB_CHANNEL and name not in {*addresses, *settings.channels}:
             continue
-        url = f"{settings.public_url}/webhooks/{name}" if settings.public_url else None
         try:
-            adapter = (
-                points[name]
-                .load()
-                .from_settings(settings.channel_section(name), ChannelServices(webhook_url=url))
-            )
+            adapter = load_channel(settings, name)
         except ConfigurationError as error:
             yield Finding(verdict="fail", about=f"channel {name}", what=str(error)), name, None
             continue
+        url = webhook_url(settings, name)
         told = f"set up, webhook {url}" if url and name != "console" else "set up"
         yield Finding(verdict="ok", about=f"channel {name}", what=told), name, adapter
 

@@ -23,14 +23,27 @@ db = typer.Typer(no_args_is_help=True, help="Look after the database's schema.")
 
 
 def dev(
-    ctx: typer.Context, host: Host = None, port: Port = None, debug: Debug = False, config: Config = None
+    ctx: typer.Context,
+    host: Host = None,
+    port: Port = None,
+    tunnel_url: Annotated[
+        str | None,
+        typer.Option(
+            "--tunnel-url",
+            metavar="URL",
+            help="Where providers reach this process, such as the address of a tunnel.",
+        ),
+    ] = None,
+    debug: Debug = False,
+    config: Config = None,
 ) -> None:
     """Run everything in one process, and load the agents anew when they change."""
     from wakeloop import dev as process
 
     console = error_console()
     log_to(console, debug=debug)
-    process.run(load_settings(path=chosen(ctx, config).config, host=host, port=port), console)
+    settings = load_settings(path=chosen(ctx, config).config, host=host, port=port, public_url=tunnel_url)
+    process.run(settings, console)
 
 
 def web(

@@ -32,7 +32,7 @@ from wakeloop.engine.commands import (
     seconds,
 )
 from wakeloop.engine.journal import Kind
-from wakeloop.engine.values import JSON_CODEC, codec_for, result_codec
+from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES, codec_for, result_codec
 from wakeloop.errors import (
     ApprovalExpired,
     Denied,
@@ -42,6 +42,7 @@ from wakeloop.errors import (
     NotPossible,
     RequestCancelled,
     Undeliverable,
+    ValueTooLarge,
 )
 from wakeloop.events import Attachment, Event, Message, Signal, Tick
 from wakeloop.forms import Form, form_of
@@ -152,18 +153,25 @@ class Context(Generic[S]):
         )
 
     async def send(
-        self, to: str, text: str, *, via: str | None = None, subject: str | None = None, urgent: bool = False
-    ) -> Message:
+        self, to: str, text: str, *, via: str | None = None, subject: str | None = None, urgent: bool = False,
+        attachments: Sequence[Attachment] = (),
+    ) -> Message:  # fmt: skip
         """Send a contact a one-way message, on their first channel that works, or only `via` one.
 
-        urgent: in the person's quiet hours too. It is recorded with everything else up to the next wait, and sent after that. Raises NotFound if there is no
-        such contact, or it has no address on `via`."""
+        subject: for channels that have one; another than before begins a new thread. urgent: in the person's quiet hours
+        too. attachments: files that go with it: `Attachment(url="https://…")` that the provider can fetch, or
+        `Attachment.from_bytes(…)`; where the channel cannot send files, the text says where they are.
+
+        It is recorded with everything else up to the next wait, and sent after that. Raises NotFound if there is no such
+        contact, or it has no address on `via`, ValueError for a file that cannot be fetched from its address, and
+        ValueTooLarge for more bytes than the journal takes."""
         run = self._run
+        files = _files_to_send(attachments, to)
 
         def effect() -> tuple[Message, list[Command]]:
             message = Message(
                 id=str(run.surroundings.new_id()), text=_sendable(text), to=to,
-                channel=run.surroundings.check_contact(to, via), at=run.now, subject=subject,
+                channel=run.surroundings.check_contact(to, via), at=run.now, subject=subject, attachments=files,
             )  # fmt: skip
             return message, [SendMessage(message=message, via=via, urgent=urgent)]
 
@@ -559,6 +567,28 @@ def _steps(given: Sequence[Any]) -> tuple[EscalationStep, ...]:
 def _words(option: Any) -> str:
     """An option as a person reads it: the value of an enum's member, else its text."""
     return str(option.value if isinstance(option, Enum) else option)
+
+
+def _files_to_send(attachments: Sequence[Attachment], to: str) -> tuple[Attachment, ...]:
+    """Files that can go with a message, of a size that the journal takes."""
+    files = tuple(attachments)
+    for file in files:
+        if not isinstance(file, Attachment):
+            raise TypeError(f"send({to!r}, attachments=…) takes Attachment objects, not {file!r}")
+        scheme = file.url.partition(":")[0].lower()
+        if scheme not in ("http", "https", "data") or file.channel is not None:
+            raise ValueError(
+                f"the file {file.name or scheme!r} for {to} cannot be fetched by who sends it: "
+                "`await ctx.read(attachment)` gives its bytes, and Attachment.from_bytes(…) makes of them what can be sent"
+            )
+    size = sum(len(file.url) for file in files)
+    if size > VALUE_LIMIT_BYTES:
+        raise ValueTooLarge(
+            f"the files for {to} are {size:,} bytes in the journal, over the limit of {VALUE_LIMIT_BYTES:,}: store them in a "
+            "step where they can be fetched by https, and send Attachment(url=…)",
+            where=f"the files for {to}", size=size, limit=VALUE_LIMIT_BYTES,
+        )  # fmt: skip
+    return files
 
 
 def _sendable(text: str) -> str:

@@ -155,18 +155,18 @@ class Update:
 
 
 class Taking:
-    """Changes the rows that a query chooses by id, locking them in the query's order so that no two can block each other.
+    """Changes the rows that a query chooses by their key, locking them in the query's order so that no two can block each other.
 
     skip_locked: leave out those that another transaction has in hand."""
 
     def __init__(
         self, table: sa.Table, chosen: sa.Select[Any], values: Mapping[str, Any], *,
-        returning: Sequence[sa.Column[Any]] = (), skip_locked: bool = False,
+        returning: Sequence[sa.Column[Any]] = (), skip_locked: bool = False, key: str = "id",
     ) -> None:  # fmt: skip
         # Under a CTE with FOR UPDATE PostgreSQL looks at each row again once it has the lock.
         locked = chosen.with_for_update(key_share=True, skip_locked=skip_locked).cte("chosen")
-        many: Any = sa.update(table).where(table.c.id == locked.c.id).values(values)
-        one: Any = sa.update(table).where(table.c.id.in_(chosen.scalar_subquery())).values(values)
+        many: Any = sa.update(table).where(table.c[key] == locked.c[key]).values(values)
+        one: Any = sa.update(table).where(table.c[key].in_(chosen.scalar_subquery())).values(values)
         if returning:
             many, one = many.returning(*returning), one.returning(*returning)
         self._returns = bool(returning)

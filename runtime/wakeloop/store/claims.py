@@ -45,6 +45,7 @@ _WAITING = (
     sa.select(
         deliveries, messages.c.text, messages.c.subject, messages.c.via, messages.c.session_id, messages.c.request_id,
         messages.c.run_id, messages.c.urgent, messages.c.interactive, messages.c.at,
+        messages.c.attachments.is_not(None).label("has_attachments"),
         opt_outs.c.at.is_not(None).label("opted_out"), _IS_DUE.label("is_due"),
     )
     .join(messages, messages.c.id == deliveries.c.message_id)

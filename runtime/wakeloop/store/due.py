@@ -1,4 +1,4 @@
-"""What is due, and when the next thing will be: over sessions, deliveries, schedules and requests, in one statement."""
+"""What is due, and when the next thing will be: over everything that has a due time, in one statement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.schema import Instant, deliveries, requests, schedules, sessions
+from wakeloop.store.schema import Instant, amendments, deliveries, requests, schedules, sessions
 
 _NOW = sa.bindparam("now", type_=Instant())
 
@@ -18,7 +18,7 @@ def _first(table: sa.Table, condition: sa.ColumnElement[bool], name: str) -> sa.
     return chosen.scalar_subquery().label(name)
 
 
-_TABLES = (sessions, deliveries, schedules, requests)
+_TABLES = (sessions, deliveries, schedules, requests, amendments)
 _LOOK = sa.select(
     *(_first(table, table.c.due_at.is_not(None), f"first_{table.name}") for table in _TABLES),
     *(_first(table, table.c.due_at > _NOW, f"next_{table.name}") for table in _TABLES),
@@ -33,21 +33,23 @@ class Due:
     deliveries: bool
     schedules: bool
     requests: bool
+    amendments: bool
     next: datetime | None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.sessions or self.deliveries or self.schedules or self.requests)
+        return not (self.sessions or self.deliveries or self.schedules or self.requests or self.amendments)
 
 
 def look(connection: Connection, *, now: datetime) -> Due:
     """What is due at `now`. Takes nothing and locks nothing: what is due is still to be claimed."""
     first = connection.execute(_LOOK, {"now": now}).one()
-    (session, delivery, schedule, request), later = first[:4], first[4:]
+    (session, delivery, schedule, request, amendment), later = first[:5], first[5:]
     return Due(
         sessions=session is not None and session <= now,
         deliveries=delivery is not None and delivery <= now,
         schedules=schedule is not None and schedule <= now,
         requests=request is not None and request <= now,
+        amendments=amendment is not None and amendment <= now,
         next=min((due for due in later if due is not None), default=None),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.channel import DeliveryStatus
 from wakeloop.status import DELIVERY_TRANSITIONS
-from wakeloop.store.batches import Insert, Taking
+from wakeloop.store.batches import Insert, Taking, among
 from wakeloop.store.leases import redispatch_at, redispatch_times
 from wakeloop.store.records import NewMessage
 from wakeloop.store.schema import BUNDLED_DELIVERY, Instant, deliveries, messages, opt_outs
@@ -24,7 +24,7 @@ _INSERT_MESSAGES = Insert(
     messages,
     (
         "id", "session_id", "run_id", "request_id", "inbound", "contact", "channel", "via", "subject", "text", "at",
-        "urgent", "interactive",
+        "urgent", "interactive", "attachments",
     ),
 )  # fmt: skip
 _INSERT_DELIVERIES = Insert(
@@ -124,6 +124,9 @@ _LAST_MESSAGE: Any = (
     .order_by(messages.c.id.desc())
     .limit(sa.literal_column("1"))
 )  # fmt: skip
+_ATTACHED = sa.select(messages.c.id, messages.c.attachments).where(
+    among(messages.c.id, "ids"), messages.c.attachments.is_not(None)
+)
 _IS_RECORDED = sa.select(deliveries.c.id).where(_OF_PROVIDER)
 _PROVIDER_IDS = (
     sa.select(deliveries.c.provider_id)
@@ -159,7 +162,7 @@ def put_all(connection: Connection, new: Sequence[tuple[int | None, NewMessage]]
             "id": one.id, "session_id": session_id, "run_id": one.run_id, "request_id": one.request_id,
             "inbound": False, "contact": one.contact, "channel": one.channel, "via": one.via,
             "subject": one.subject, "text": one.text, "at": now, "urgent": one.urgent,
-            "interactive": one.interactive,
+            "interactive": one.interactive, "attachments": one.attachments,
         }
         for session_id, one in new
     ]  # fmt: skip
@@ -256,6 +259,13 @@ def message_of(connection: Connection, channel: str, provider_id: str) -> sa.Row
 def last_message(connection: Connection, contact: str, channel: str) -> sa.Row[Any] | None:
     """What a contact was last written through a channel, unless it was an answer to a message of theirs."""
     return connection.execute(_LAST_MESSAGE, {"person": contact, "of_channel": channel}).first()
+
+
+def attachments_of(connection: Connection, message_ids: Collection[UUID]) -> dict[UUID, str]:
+    """What is attached to these messages, as JSON, as far as anything is."""
+    if not message_ids:
+        return {}
+    return {row.id: row.attachments for row in connection.execute(_ATTACHED, {"ids": sorted(message_ids)})}
 
 
 def is_recorded(connection: Connection, channel: str, provider_id: str) -> bool:

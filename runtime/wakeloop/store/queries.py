@@ -149,6 +149,7 @@ _SENT = (
         deliveries.c.updated_at,
         deliveries.c.claimed_at,
         deliveries.c.address,
+        deliveries.c.provider_id,
         sa.func.coalesce(deliveries.c.bundle, deliveries.c.id).label("parcel"),
     )
     .join(deliveries, _DELIVERED_AS_SHOWN)

@@ -13,8 +13,11 @@ from wakeloop.store.batches import Insert
 from wakeloop.store.schema import messages, received, receivers, requests, runs, sessions
 
 _RECORD = Insert(
-    received, ("channel", "provider_id", "address", "contact", "raw", "outcome", "at"), new=("channel", "provider_id"), returning=("id",)
-)  # fmt: skip
+    received,
+    ("channel", "provider_id", "address", "contact", "raw", "outcome", "at", "thread", "reply_to"),
+    new=("channel", "provider_id"),
+    returning=("id",),
+)
 _SET_OUTCOME = (
     sa.update(received)
     .where(received.c.id == sa.bindparam("item"))
@@ -66,12 +69,13 @@ _ATTACHED = sa.select(messages.c.attachments).where(
 
 def record(
     connection: Connection, *, channel: str, provider_id: str, address: str, contact: str | None, raw: str,
-    now: datetime,
+    now: datetime, thread: str | None = None, reply_to: str | None = None,
 ) -> int | None:  # fmt: skip
-    """Record an inbound message by its provider's id; None if it was recorded before."""
+    """Record an inbound message by its provider's id; None if it was recorded before. thread, reply_to: in the provider's
+    ids, the thread that it stands in and the message that it answers."""
     row = {
         "channel": channel, "provider_id": provider_id, "address": address, "contact": contact, "raw": raw,
-        "outcome": "", "at": now,
+        "outcome": "", "at": now, "thread": thread, "reply_to": reply_to,
     }  # fmt: skip
     return next((back.id for back in _RECORD(connection, [row])), None)
 

@@ -100,7 +100,7 @@ class NewMessage:
     """A message to put into the outbox. channel, address: tried first; the recipient's others if it fails for good.
 
     urgent: it goes in the recipient's quiet hours too. interactive: it answers what they just wrote, so it goes at
-    once."""
+    once. attachments: the files that go with it, as JSON."""
 
     id: UUID
     contact: str
@@ -113,6 +113,7 @@ class NewMessage:
     request_id: UUID | None = None
     urgent: bool = False
     interactive: bool = False
+    attachments: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -267,6 +267,11 @@ def lock(connection: Connection, id: UUID) -> sa.Row[Any] | None:
     return connection.execute(_LOCK_REQUESTS, {"ids": [id]}).first()
 
 
+def await_others(connection: Connection, id: UUID) -> None:
+    """Let whoever is changing a request finish, and nobody change it until the transaction ends."""
+    connection.execute(_LOCK_REQUESTS, {"ids": [id]}).all()
+
+
 def look_due(connection: Connection, *, now: datetime, limit: int) -> list[sa.Row[Any]]:
     """Requests that the desk must look at, without locking them: id, session and spec."""
     return list(connection.execute(_DUE, {"now": now, "most": limit}))

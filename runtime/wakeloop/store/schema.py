@@ -179,6 +179,8 @@ schedules = Table(
 )
 
 INBOUND_MESSAGE = text("inbound")
+MESSAGE_OF_RUN = text("run_id IS NOT NULL")
+MESSAGE_OF_REQUEST = text("request_id IS NOT NULL")
 
 messages = Table(
     "messages",
@@ -200,6 +202,13 @@ messages = Table(
     Column("interactive", Boolean, nullable=False, server_default=text("false")),
     Index("ix_messages_session_id", "session_id", "id"),
     Index("ix_messages_contact", "contact", "id"),
+    Index("ix_messages_run_id", "run_id", postgresql_where=MESSAGE_OF_RUN, sqlite_where=MESSAGE_OF_RUN),
+    Index(
+        "ix_messages_request_id",
+        "request_id",
+        postgresql_where=MESSAGE_OF_REQUEST,
+        sqlite_where=MESSAGE_OF_REQUEST,
+    ),
     Index(
         "ix_messages_inbound", "contact", "at", postgresql_where=INBOUND_MESSAGE, sqlite_where=INBOUND_MESSAGE
     ),
@@ -261,7 +270,12 @@ received = Table(
     Column("outcome", Text, nullable=False),
     Column("raw", Text, nullable=False),
     Column("at", Instant, nullable=False),
+    # In the provider's ids: the thread that it stands in, and the message that it answers.
+    Column("thread", Text),
+    Column("reply_to", Text),
     UniqueConstraint("channel", "provider_id"),
+    Index("ix_received_message_id", "message_id"),
+    Index("ix_received_address", "channel", "address", "at"),
 )
 
 OPEN_REQUEST = text("status = 'open'")

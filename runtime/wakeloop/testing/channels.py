@@ -21,37 +21,47 @@ from wakeloop.channel import (
     RawRequest,
     RawResponse,
     Receipt,
+    Sent,
 )
 from wakeloop.errors import ChannelError, InvalidWebhook
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """A message that a fake provider took over."""
+    """A message that a fake provider took over. outgoing: all that it was given."""
 
     provider_id: str
     address: str
     text: str
     key: str
     at: datetime
+    outgoing: Outgoing
 
 
 class FakeChannel:
     """A provider that takes every message, remembers it across crashes, and can list it.
 
-    `fail_next` makes it refuse, `lose_next` makes it silent. Its capabilities are those of SMS: people can write back, there are no buttons, no
-    threads and no idempotency keys; what was sent can be looked up."""
+    `fail_next` makes it refuse, `lose_next` makes it silent, `fail_next_amendments` makes it refuse to change what it has;
+    `amended` is what stands in place of messages, by their ids. Unless told otherwise its capabilities are those of SMS:
+    people can write back, there are no buttons, no threads and no idempotency keys; what was sent can be looked up."""
 
     name: ClassVar[str] = "fake"
     capabilities: ClassVar[Capabilities] = Capabilities(
         inbound=True, reconcile=True, receipts=True, max_length=1600
     )
 
-    def __init__(self, name: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, name: str, now: Callable[[], datetime], capabilities: Capabilities | None = None
+    ) -> None:
         self.name = name  # type: ignore[misc]
+        if capabilities is not None:
+            self.capabilities = capabilities  # type: ignore[misc]
+        self.amended: dict[str, str] = {}
+        self.amendments: list[tuple[Sent, str]] = []
         self.sent: list[Taken] = []
         self._now = now
         self._failures: list[ChannelError] = []
+        self._refusals: list[Exception] = []
         self._to_lose = 0
         self._received = 0
 
@@ -62,6 +72,10 @@ class FakeChannel:
     def fail_next(self, *errors: ChannelError) -> None:
         """Raise these, one for each of the next messages."""
         self._failures.extend(errors)
+
+    def fail_next_amendments(self, *errors: Exception) -> None:
+        """Raise these, one for each of the next amendments."""
+        self._refusals.extend(errors)
 
     def lose_next(self, count: int = 1) -> None:
         """Take the next messages, and lose the answers to them on the way."""
@@ -75,13 +89,19 @@ class FakeChannel:
             raise self._failures.pop(0)
         taken = Taken(
             provider_id=f"{self.name}-{len(self.sent) + 1}", address=message.address, text=message.text,
-            key=message.key, at=self._now(),
+            key=message.key, at=self._now(), outgoing=message,
         )  # fmt: skip
         self.sent.append(taken)
         if self._to_lose:
             self._to_lose -= 1
             raise ChannelError("the connection was lost")
         return Receipt(provider_id=taken.provider_id)
+
+    async def amend(self, sent: Sent, text: str) -> None:
+        if self._refusals:
+            raise self._refusals.pop(0)
+        self.amendments.append((sent, text))
+        self.amended[sent.provider_id] = text
 
     async def find_sent(self, message: Outgoing, known: frozenset[str]) -> Receipt | None:
         for taken in self.sent:

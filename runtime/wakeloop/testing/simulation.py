@@ -13,13 +13,14 @@ from uuid import UUID
 
 from wakeloop import crashpoints
 from wakeloop.agent import Agent
+from wakeloop.amending import amends
 from wakeloop.attachments import Attachments
-from wakeloop.channel import File
+from wakeloop.channel import Capabilities, File
 from wakeloop.clock import VirtualClock
 from wakeloop.decisions import Actor, Attempt, Decisions, Grant
 from wakeloop.desk import Desk
 from wakeloop.errors import NotFound, WakeloopError
-from wakeloop.events import Signal
+from wakeloop.events import Attachment, Signal
 from wakeloop.executor import Executor
 from wakeloop.intake import Intake
 from wakeloop.links import Links
@@ -62,13 +63,18 @@ class SimulatedCrash(BaseException):
 
 @dataclass(frozen=True, kw_only=True)
 class SentMessage:
-    """A message that reached its provider, with when it was sent. What went together is one message."""
+    """A message that reached its provider, with when it was sent. What went together is one message.
+
+    attachments: the files that went with it. amended: what stands in its place by now, where its request has ended and the
+    channel can change what it has sent."""
 
     text: str
     to: str
     channel: str
     at: datetime
     subject: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    amended: str | None = None
 
 
 class Simulation:
@@ -89,10 +95,12 @@ class Simulation:
         start: datetime | str | None = None,
         store: str | Path | None = None,
         seed: int = 0,
+        capabilities: Mapping[str, Capabilities] | None = None,
     ) -> None:
         """Args: agents: definitions. contacts, approvers, messages_per_hour, coalesce_seconds: as in wakeloop.toml. start: an aware datetime or ISO
         8601 text with a zone (2026-01-01 UTC by default). store: a database URL or the path of a SQLite file, for a
-        store that outlives the simulation; in memory by default. seed: of everything random."""
+        store that outlives the simulation; in memory by default. seed: of everything random. capabilities: what channels
+        can do, by their names (buttons, threads, …); those that are not named are like SMS."""
         begin = _instant(start or "2026-01-01T00:00:00Z")
         url = "sqlite://" if store is None else str(store) if "://" in str(store) else f"sqlite:///{store}"
         self._database = Database(url, clock=VirtualClock(begin))
@@ -105,7 +113,7 @@ class Simulation:
         self._world = World(registry=Registry(agents), people=people, ids=self._clock)
         names = {channel for id in people.ids for channel in people.get(id).addresses} or {"sms"}
         self.channels: dict[str, FakeChannel] = {
-            name: FakeChannel(name, self._clock.now) for name in sorted(names)
+            name: FakeChannel(name, self._clock.now, (capabilities or {}).get(name)) for name in sorted(names)
         }
         self._world.reader = Attachments(database=self._database, channels=self.channels)
         self._chance = random.Random(seed)
@@ -120,7 +128,8 @@ class Simulation:
             retry_seconds=0,
         )  # fmt: skip
         links = Links(keys=lambda: ["simulation"], base_url=None, now=self._clock.now)
-        desk = Desk(world=self._world, links=links)
+        amending = [name for name, channel in self.channels.items() if amends(channel)]
+        desk = Desk(world=self._world, links=links, amending=amending)
         decisions = Decisions(world=self._world, desk=desk, links=links)
         self._outbox = Outbox(
             database=self._database, world=self._world, desk=desk, channels=self.channels, pace=self._pace
@@ -279,10 +288,16 @@ class Simulation:
             SentMessage(
                 text=joined(row.text for row in together), to=together[0].contact, channel=together[0].channel,
                 at=max(row.claimed_at for row in together), subject=together[0].subject,
+                attachments=message_view(together[0]).attachments,
+                amended=self._amended(together[0].channel, together[0].provider_id),
             )
             for together in parcels.values()
         ]  # fmt: skip
         return sorted(sent, key=lambda message: message.at)
+
+    def _amended(self, channel: str, provider_id: str | None) -> str | None:
+        known = self.channels.get(channel)
+        return None if known is None else known.amended.get(provider_id or "")
 
     def runs(self, agent: Agent | str | None = None) -> list[RunView]:
         """All runs, or one agent's, oldest first; occurrences that were skipped too."""

@@ -18,13 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from wakeloop.answers import Unreadable
 from wakeloop.asking import RequestSpec
 from wakeloop.channel import Incoming
+from wakeloop.composing import file_name
 from wakeloop.decisions import Actor, Attempt, Grant
 from wakeloop.errors import NotFound
 from wakeloop.forms import FormErrors, read_fields
 from wakeloop.links import InvalidLink
 from wakeloop.people import Contact
 from wakeloop.status import RequestStatus
-from wakeloop.store import timeline
+from wakeloop.store import received, timeline
+from wakeloop.views import message_view
 from wakeloop.web.guarding import page_route
 from wakeloop.web.live import RETRY_SECONDS, Live, version
 from wakeloop.web.person_view import FIELD_PREFIX, Failed, person_page
@@ -43,6 +45,8 @@ _NOTHING = Refusal(
     404, "There is nothing to decide here",
     "You were not asked this, or it does not exist. Nothing has been decided. What you are asked is on your own page.",
 )  # fmt: skip
+
+_NO_FILE = Refusal(404, "There is no such file", "It was not sent to you, or it does not exist.")
 
 
 def people_router(runtime: Runtime, pages: Pages, live: Live) -> APIRouter:
@@ -65,6 +69,10 @@ def people_router(runtime: Runtime, pages: Pages, live: Live) -> APIRouter:
         )
         answer.headers["retry-after"] = str(RETRY_SECONDS)
         return answer
+
+    @router.get("/people/{token}/files/{message}/{number}")
+    def file(token: str, message: str, number: str) -> Response:
+        return desk.file(token, message, number)
 
     @router.post("/people/{token}/requests/{id}/{act}")
     async def decide(token: str, id: str, act: str, request: Request) -> Response:
@@ -127,6 +135,21 @@ class _PageDesk:
         }  # fmt: skip
         is_wrong = failed is not None or problem
         return self._pages.page("person.html", facts, status=422 if is_wrong else 200)
+
+    def file(self, token: str, message: str, number: str) -> Response:
+        """A file that went with a message to this contact, to be saved: a browser never shows it. Raises Refusal."""
+        contact = self.contact(token)
+        try:
+            id, place = UUID(message), int(number) if number.isdecimal() else -1
+            with self._runtime.database.read() as connection:
+                row = received.message(connection, id)
+            found = message_view(row).attachments[place] if row is not None and place >= 0 else None
+        except (ValueError, IndexError):
+            raise _NO_FILE from None
+        if found is None or row is None or row.inbound or row.contact != contact.id or found.data is None:
+            raise _NO_FILE
+        headers = {"content-disposition": f"attachment; filename*=utf-8''{quote(file_name(found), safe='')}"}
+        return Response(found.data, media_type="application/octet-stream", headers=headers)
 
     def _path(self, token: str) -> str:
         return f"{self._pages.root}/people/{quote(token, safe='')}"

@@ -10,12 +10,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 from sqlalchemy.engine import Connection
 
 from wakeloop.asking import RequestSpec, Settled
 from wakeloop.calls import shown
+from wakeloop.composing import file_name
 from wakeloop.errors import NotFound
+from wakeloop.events import Attachment
 from wakeloop.forms import Form, fields_for, values_for
 from wakeloop.forms.fields import FieldSpec
 from wakeloop.people import People
@@ -27,6 +30,8 @@ ENDED_SHOWN = 10
 RADIOS_LIMIT = 7
 """A choice of more than these is a list that opens."""
 FIELD_PREFIX = "field."
+
+_ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +106,15 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attached:
+    """A file of a message: its name, and where it is: at an address, or kept here with the message."""
+
+    name: str
+    url: str | None = None
+    is_here: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """An entry of the conversation: a message, or that something was asked (then `about` is what)."""
 
@@ -111,7 +125,7 @@ class Line:
     agent: str | None
     at: datetime
     failed: bool
-    attachments: tuple[str, ...] = ()
+    attachments: tuple[Attached, ...] = ()
     about: str | None = None
     head: str = ""
     status: str | None = None
@@ -221,7 +235,7 @@ class _Reader:
     def line(self, row: Any, request: Any | None) -> Line:
         line = Line(
             id=str(row.id), inbound=row.inbound, text=row.text, channel=row.channel, agent=row.agent, at=row.at,
-            failed=row.delivery in ("failed", "unknown"), attachments=_attachments(row.attachments),
+            failed=row.delivery in ("failed", "unknown"), attachments=_attachments(row),
         )  # fmt: skip
         if request is None or row.inbound:
             return line
@@ -308,8 +322,17 @@ def inputs_of(form: Form, request: UUID, failed: Failed | None, value: Any = Non
     return tuple(found)
 
 
-def _attachments(text: str | None) -> tuple[str, ...]:
-    if not text:
-        return ()
-    found = from_json(text)
-    return tuple(str(one.get("name") or one.get("content_type") or "a file") for one in found)
+def _attachments(row: Any) -> tuple[Attached, ...]:
+    """The files of a message. Those that came with a person's own are only named: they have them, and some of the
+    addresses need a provider's credentials."""
+    files = _ATTACHMENTS.validate_json(row.attachments) if row.attachments else ()
+    if row.inbound:
+        return tuple(Attached(name=file.name or file.content_type) for file in files)
+    return tuple(
+        Attached(
+            name=file_name(file),
+            url=file.url if file.url.startswith(("http://", "https://")) else None,
+            is_here=file.url.startswith("data:"),
+        )
+        for file in files
+    )

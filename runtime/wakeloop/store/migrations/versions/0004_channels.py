@@ -1,4 +1,4 @@
-"""What channels that fetch, that bring files and that change what they sent need."""
+"""What channels that fetch, that bring files, that thread and that change what they sent need."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -39,6 +39,20 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["delivery_id"], ["deliveries.id"], name=op.f("fk_amendments_delivery_id")),
         sa.PrimaryKeyConstraint("delivery_id", name=op.f("pk_amendments")),
     )
+    for name in ("thread", "reply_to"):
+        op.add_column("received", sa.Column(name, sa.Text(), nullable=True))
+    op.create_index("ix_received_message_id", "received", ["message_id"], unique=False)
+    op.create_index("ix_received_address", "received", ["channel", "address", "at"], unique=False)
+    for name in ("run_id", "request_id"):
+        present = sa.text(f"{name} IS NOT NULL")
+        op.create_index(
+            f"ix_messages_{name}",
+            "messages",
+            [name],
+            unique=False,
+            postgresql_where=present,
+            sqlite_where=present,
+        )
     where = sa.text("due_at IS NOT NULL")
     op.create_index(
         "ix_amendments_due_at",
