@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.conformance.twilio_provider import TwilioProvider
+from tests.conformance.twilio_provider import TwilioProvider, WhatsAppProvider
 
 from wakeloop.channel import Channel, Outgoing, RawRequest, Receipt
 from wakeloop.errors import PermanentChannelError, TemporaryChannelError
@@ -19,6 +19,7 @@ from wakeloop.testing.twilio import TwilioStandIn
 from wakeloop_channels.console import ConsoleChannel
 from wakeloop_channels.twilio import TwilioChannel
 from wakeloop_channels.webchat import WebChatChannel
+from wakeloop_channels.whatsapp import WhatsAppChannel
 
 
 class TestSMS(ChannelConformance):
@@ -31,6 +32,18 @@ class TestSMS(ChannelConformance):
         """The stand-in on real HTTP."""
         with TwilioStandIn() as stand_in:
             yield TwilioProvider(stand_in)
+
+
+class TestWhatsApp(ChannelConformance):
+    """Twilio, to somebody who has just written."""
+
+    adapter = WhatsAppChannel
+
+    @pytest.fixture
+    def provider(self) -> Iterator[Provider]:
+        """The stand-in on real HTTP."""
+        with TwilioStandIn() as stand_in:
+            yield WhatsAppProvider(stand_in)
 
 
 class NotingConsole(ConsoleChannel):
