@@ -312,6 +312,8 @@ def tolerated(channel: Channel, request: RawRequest) -> None:
     except InvalidWebhook as error:
         is_4xx(error, "a malformed webhook")
         return
+    except Exception as error:
+        raise AssertionError(f"a malformed webhook must raise InvalidWebhook, not {error!r}") from error
     for item in items:
         assert item.provider_id, "what has no provider_id cannot be recorded"
         stored(item)

@@ -301,7 +301,8 @@ class Sending(Suite):
 
         receipts = [run(provider.channel.send(message)) for _ in range(2)]
 
-        assert len({receipt.provider_id for receipt in receipts}) == 1
+        ids = {receipt.provider_id for receipt in receipts}
+        assert len(ids) == 1, f"two attempts with one key have the ids {ids}: the person got it twice"
         only(provider.sent())
 
     @needs("amends")
