@@ -114,7 +114,7 @@ def _rendered(template: str, variables: str | None) -> str:
     except ValueError:
         raise Refusal(21656) from None
     names = set(re.findall(r"\{\{(\w+)\}\}", template))
-    if not isinstance(values, dict) or set(values) != names:
+    if not isinstance(values, dict) or not names <= set(values):
         raise Refusal(21656)
     for name, value in values.items():
         if not isinstance(value, str) or not value.strip() or _REFUSED_IN_VARIABLES.search(value):
