@@ -269,7 +269,7 @@ class Sending(Suite):
     def test_only_the_same_message_is_found(self, provider: Provider, run: Run) -> None:
         """Nothing for another text, nor for what was sent before the delivery was claimed."""
         run(provider.channel.send(outgoing(provider)))
-        other_text = outgoing(provider, "Ship it now?", key="d2")
+        other_text = outgoing(provider, "Ship it now?", key="d2", age=60)
         later = outgoing(provider, key="d3", age=-3600)
 
         for message, why in ((other_text, "another text"), (later, "a message from before `claimed_at`")):
