@@ -26,6 +26,7 @@ class TestSMS(ChannelConformance):
     """Twilio."""
 
     adapter = TwilioChannel
+    secret_setting = "auth_token"
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:
@@ -38,6 +39,7 @@ class TestWhatsApp(ChannelConformance):
     """Twilio, to somebody who has just written."""
 
     adapter = WhatsAppChannel
+    secret_setting = "auth_token"
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:

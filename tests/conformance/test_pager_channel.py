@@ -21,6 +21,7 @@ class TestPager(ChannelConformance):
 
     adapter = PagerChannel
     timed_signatures = True
+    secret_setting = "signing_secret"
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:

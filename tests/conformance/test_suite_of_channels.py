@@ -198,7 +198,7 @@ def test_a_channel_that_is_wrong_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each defect is found by the test that is named for it."""
-    monkeypatch.setattr("wakeloop.testing.channels.fetching.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("wakeloop.testing.channels.listening.PATIENCE_SECONDS", 0.3)
     check: Callable[..., None] = getattr(TestBoard(), test)
     wanted = inspect.signature(check).parameters
 

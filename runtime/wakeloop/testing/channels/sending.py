@@ -34,7 +34,7 @@ UNSAYABLE = {
 LONGEST_WAIT_SECONDS = 15.0
 
 
-class Sending(Suite):
+class SendingTests(Suite):
     """Taking over, refusing, losing."""
 
     def test_a_message_is_taken_once_and_as_it_is(self, provider: Provider, run: Run) -> None:
