@@ -13,7 +13,16 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import crashpoints
 from wakeloop.attachments import KEPT
-from wakeloop.channel import Channel, DeliveryStatus, DeliveryUpdate, File, Incoming, RawRequest, RawResponse
+from wakeloop.channel import (
+    Amending,
+    Channel,
+    DeliveryStatus,
+    DeliveryUpdate,
+    File,
+    Incoming,
+    RawRequest,
+    RawResponse,
+)
 from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES
 from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
 from wakeloop.events import Attachment, Call, Signal, dump_event
@@ -225,7 +234,7 @@ class Intake:
             attachments, left_out = self._keep_files(connection, channel, message_id, incoming, now)
             message = Arrived(
                 connection=connection, id=message_id, channel=channel, address=address, incoming=incoming, now=now,
-                auth=incoming.auth or auth, attachments=attachments, amends=self._channels[channel].capabilities.amends,
+                auth=incoming.auth or auth, attachments=attachments, amends=_amends(self._channels[channel]),
             )  # fmt: skip
             outcome = self._route(message, contact, list(contacts))
             received.set_outcome(connection, id, "; ".join([outcome, *left_out]), message.id)
@@ -261,6 +270,10 @@ class Intake:
             attached.append(Attachment(url=f"{KEPT}{id}", name=name, content_type=kind, channel=channel))
         files.add(connection, message_id, kept, now=now)
         return tuple(attached), left_out
+
+
+def _amends(channel: Channel) -> bool:
+    return channel.capabilities.amends and isinstance(channel, Amending)
 
 
 def _file_name(file: File) -> str:

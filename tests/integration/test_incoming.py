@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
 from wakeloop import Answer, Call, Context, Denied, Message, agent, on_message, require_approval
-from wakeloop.channel import Capabilities, File, Incoming
+from wakeloop.channel import Capabilities, File, Incoming, Sent
 from wakeloop.events import Attachment
 from wakeloop.intake import Intake
 from wakeloop.routing import Replies
@@ -218,6 +218,9 @@ class Amending(FakeChannel):
     """A provider that can change what it has sent."""
 
     capabilities = Capabilities(inbound=True, buttons=True, amends=True)
+
+    async def amend(self, sent: Sent, text: str) -> None:
+        pass
 
 
 def test_a_press_that_settles_is_not_answered_in_words_where_the_message_changes() -> None:
