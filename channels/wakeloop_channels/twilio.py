@@ -8,28 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 import phonenumbers
-from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, ConnectionTimeoutError
+from aiohttp import ClientSession, ClientTimeout
 from phonenumbers import PhoneNumberFormat, ValidationResult
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    HttpUrl,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 from twilio.http.async_http_client import AsyncTwilioHttpClient  # type: ignore[import-untyped]
 from twilio.http.response import Response  # type: ignore[import-untyped]
 from twilio.rest import Client  # type: ignore[import-untyped]
@@ -45,14 +34,10 @@ from wakeloop.channel import (
     RawResponse,
     Receipt,
 )
-from wakeloop.errors import (
-    ChannelError,
-    ConfigurationError,
-    InvalidWebhook,
-    PermanentChannelError,
-    TemporaryChannelError,
-)
+from wakeloop.errors import ChannelError, InvalidWebhook
 from wakeloop.events import Attachment
+from wakeloop_channels.explaining import Secrets, read_settings, split_secrets
+from wakeloop_channels.http import exchange, json_object, refusal
 from wakeloop_channels.twilio_webhooks import check_signature, one, read_form
 
 CLOCK_SKEW_SECONDS = 5.0
@@ -106,8 +91,7 @@ FAILURES: Mapping[str, str] = {
     "30008": "unknown error at the carrier",
     "30034": "sent from a number that is not registered for A2P 10DLC",
 }
-# Refusals with a 4xx status that pass with time: 408, 429, and a full queue of the sending number.
-RETRIABLE_STATUSES = frozenset({408, 429, 503})
+# Refusals that pass with time, whatever their status: too many requests, a full queue of the sending number.
 RETRIABLE_CODES = frozenset({"20429", "21611"})
 
 # Not longer than Twilio's own: see `read_form` on boundaries that were moved.
@@ -129,7 +113,7 @@ class TwilioSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     account_sid: str = Field(pattern=r"^AC\w+$")
-    auth_tokens: tuple[SecretStr, ...] = Field(min_length=1)
+    auth_tokens: Secrets = Field(min_length=1)
     api_key: str | None = Field(default=None, pattern=r"^SK\w+$")
     api_secret: SecretStr | None = None
     from_number: str | None = None
@@ -148,8 +132,7 @@ class TwilioSettings(BaseModel):
         values = dict(section)
         given = [values.pop("auth_token", None), values.pop("auth_tokens", None)]
         if any(value is not None for value in given):
-            tokens = [token for value in given for token in _split(value)]
-            values["auth_tokens"] = tuple(dict.fromkeys(tokens))
+            values["auth_tokens"] = split_secrets(given)
         return values
 
     @field_validator("from_number")
@@ -199,10 +182,14 @@ class TwilioChannel:
 
         Raises ConfigurationError with every setting that is missing or wrong and where to set it; a secret's value
         is never in it."""
-        try:
-            settings = TwilioSettings.model_validate(dict(section))
-        except ValidationError as error:
-            raise ConfigurationError(_explain(error)) from None
+        settings = read_settings(
+            TwilioSettings,
+            section,
+            channel=cls.name,
+            title="SMS",
+            hints=_HINTS,
+            aliases={"auth_tokens": "auth_token"},
+        )
         return cls(settings, services)
 
     def normalize(self, address: str) -> str:
@@ -379,18 +366,11 @@ class _HttpClient(AsyncTwilioHttpClient):  # type: ignore[misc]
         if self._api_url is not None:
             parts = urlsplit(url)
             url = self._api_url + parts.path + (f"?{parts.query}" if parts.query else "")
-        try:
+        with exchange("Twilio", method=method):
             async with self.session.request(
                 method, url, params=params, data=data, headers=headers, allow_redirects=allow_redirects
             ) as response:
                 status, text, answered = response.status, await response.text(), response.headers
-        except (ClientError, TimeoutError) as error:
-            if method == "GET" or isinstance(error, ClientConnectorError | ConnectionTimeoutError):
-                reason = str(error) or type(error).__name__
-                raise TemporaryChannelError(
-                    f"Twilio could not be reached: {reason}", retry_after=None
-                ) from error
-            raise
         if not 200 <= status < 300:
             raise _refusal(method, status, text, answered)
         return Response(status, text, answered)
@@ -434,74 +414,29 @@ _REASONS = {
     ValidationResult.TOO_LONG: "too many digits",
 }
 
-_WHERE = {
-    "account_sid": "channels.sms.account_sid in wakeloop.toml, or WAKELOOP_SMS_ACCOUNT_SID: "
-    'it begins with AC and is under "Account info" in Twilio\'s Console',
-    "auth_tokens": "the environment variable WAKELOOP_SMS_AUTH_TOKEN: "
-    'it is under "Account info" in Twilio\'s Console; during a rotation, several with commas between',
-    "api_key": "channels.sms.api_key in wakeloop.toml: it begins with SK",
-    "api_secret": "the environment variable WAKELOOP_SMS_API_SECRET",
-    "from_number": "channels.sms.from_number in wakeloop.toml: a number of the account, as in +15555550199",
-    "messaging_service_sid": "channels.sms.messaging_service_sid in wakeloop.toml: it begins with MG",
+_HINTS = {
+    "account_sid": 'it begins with AC and is under "Account info" in Twilio\'s Console',
+    "auth_tokens": 'it is under "Account info" in Twilio\'s Console; during a rotation, several with commas between',
+    "api_key": "it begins with SK",
+    "from_number": "a number of the account, as in +15555550199",
+    "messaging_service_sid": "it begins with MG",
 }
 
 
-def _split(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    texts = value.split(",") if isinstance(value, str) else [text for part in value for text in _split(part)]
-    return [text.strip() for text in texts if text.strip()]
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_url=False, include_input=False):
-        field = str(problem["loc"][0]) if problem["loc"] else ""
-        message = problem["msg"].removeprefix("Value error, ")
-        if not field:
-            lines.append(message)
-        elif problem["type"] == "extra_forbidden":
-            known = ", ".join(sorted(TwilioSettings.model_fields))
-            lines.append(f"channels.sms.{field} is no setting of this channel; it has {known}")
-        else:
-            missing = problem["type"] in {"missing", "too_short"}
-            where = _WHERE.get(field, f"channels.sms.{field} in wakeloop.toml")
-            lines.append(f"set {where}" if missing else f"channels.sms.{field}: {message}; set {where}")
-    return "The SMS channel cannot start: " + "; ".join(lines) + "."
-
-
 def _refusal(method: str, status: int, text: str, headers: Mapping[str, str]) -> ChannelError:
-    """What an answer that is no 2xx means. Numbers in Twilio's words are masked: messages of errors are logged."""
-    try:
-        payload = json.loads(text)
-    except ValueError:
-        payload = None
-    payload = payload if isinstance(payload, dict) else {}
+    """What an answer that is no 2xx means."""
+    payload = json_object(text)
     code = str(payload["code"]) if payload.get("code") else None
-    words = re.sub(
-        r"\+?\d{7,15}", lambda match: "…" + match[0][-2:], str(payload.get("message", "no reason given"))
-    ).rstrip(".")
-    message = f"Twilio answered {status}{f' ({code})' if code else ''}: {words}. {ADVICE.get(code or '', '')}".rstrip()
-    if status in RETRIABLE_STATUSES or code in RETRIABLE_CODES or (status >= 500 and method == "GET"):
-        return TemporaryChannelError(message, code=code, retry_after=_retry_after(headers))
-    if status >= 500:
-        return ChannelError(f"{message} Whether the message was taken is unknown.", code=code)
-    return PermanentChannelError(message, code=code)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """RFC 9110 section 10.2.3: seconds, or a date, which is read against the answer's own Date."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(
-            0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["Date"])).total_seconds()
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
+    return refusal(
+        "Twilio",
+        status,
+        headers,
+        str(payload.get("message", "")),
+        code=code,
+        method=method,
+        untaken_codes=RETRIABLE_CODES,
+        advice=ADVICE.get(code or "", ""),
+    )
 
 
 def _receipt(record: Any) -> Receipt:
