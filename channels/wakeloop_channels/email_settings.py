@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from wakeloop_channels.email_address import MAX_BASE_OCTETS, normalize_address, split_mailbox
+from wakeloop_channels.explaining import Secrets, split_secrets
 
 Security = Literal["starttls", "tls", "none"]
 Inbound = Literal["imap", "mailgun", "sendgrid", "postmark", "raw"]
@@ -29,14 +30,24 @@ _SMTP_SCHEMES: Mapping[str, Security] = {"smtp": "starttls", "smtps": "tls"}
 _SMTP_PORTS: Mapping[Security, int] = {"starttls": 587, "tls": 465, "none": 25}
 _IMAP_SCHEMES: Mapping[str, Security] = {"imap": "starttls", "imaps": "tls"}
 _IMAP_PORTS: Mapping[Security, int] = {"starttls": 143, "tls": 993, "none": 143}
-# Settings that are secrets may be several, for rotation: the first is used, all are believed.
-_SEVERAL = {
-    "reply_secret": "reply_secrets",
-    "mailgun_signing_key": "mailgun_signing_keys",
-    "sendgrid_public_key": "sendgrid_public_keys",
-    "sendgrid_password": "sendgrid_passwords",
-    "postmark_password": "postmark_passwords",
-    "raw_secret": "raw_secrets",
+ALIASES = {
+    "reply_secrets": "reply_secret",
+    "mailgun_signing_keys": "mailgun_signing_key",
+    "sendgrid_public_keys": "sendgrid_public_key",
+    "sendgrid_passwords": "sendgrid_password",
+    "postmark_passwords": "postmark_password",
+    "raw_secrets": "raw_secret",
+}
+"""Secrets that may be several, for rotation, and the name under which they are set."""
+
+HINTS = {
+    "from_address": 'who writes, as in "Example agents <agents@example.com>"',
+    "reply_secrets": f"any text of {MIN_SECRET_LENGTH} characters or more that nobody can guess; several with commas between",
+    "smtp_host": "the server that sends for you, as in smtp.example.com (or smtp_url, as in smtp://user@smtp.example.com)",
+    "smtp_security": '"starttls", "tls", or for a server on this machine "none"',
+    "imap_security": '"starttls", "tls", or for a server on this machine "none"',
+    "inbound": '"imap", "mailgun", "sendgrid", "postmark" or "raw", or nothing if no mail comes in',
+    "templates": "a folder with message.txt and message.html",
 }
 # What a provider's requests are known by: one of these must be set.
 _PROOFS: Mapping[str, tuple[str, ...]] = {
@@ -68,7 +79,7 @@ class EmailSettings(BaseModel):
 
     from_address: str
     reply_to: str | None = None
-    reply_secrets: tuple[SecretStr, ...] = ()
+    reply_secrets: Secrets = ()
     return_path: str | None = None
     templates: DirectoryPath | None = None
     max_attachment_bytes: int = Field(default=10 * 1024 * 1024, ge=0)
@@ -99,11 +110,11 @@ class EmailSettings(BaseModel):
     imap_sent_folder: str | None = None
     imap_timeout: float = Field(default=30.0, gt=0, le=300)
 
-    mailgun_signing_keys: tuple[SecretStr, ...] = ()
-    sendgrid_public_keys: tuple[SecretStr, ...] = ()
-    sendgrid_passwords: tuple[SecretStr, ...] = ()
-    postmark_passwords: tuple[SecretStr, ...] = ()
-    raw_secrets: tuple[SecretStr, ...] = ()
+    mailgun_signing_keys: Secrets = ()
+    sendgrid_public_keys: Secrets = ()
+    sendgrid_passwords: Secrets = ()
+    postmark_passwords: Secrets = ()
+    raw_secrets: Secrets = ()
 
     @property
     def sender(self) -> tuple[str, str]:
@@ -136,11 +147,10 @@ class EmailSettings(BaseModel):
         if not isinstance(section, Mapping):
             return section
         values = dict(section)
-        for one, several in _SEVERAL.items():
-            given = [values.pop(one, None), values.get(several)]
+        for several, one in ALIASES.items():
+            given = [values.pop(one, None), values.pop(several, None)]
             if any(value is not None for value in given):
-                found = [text for value in given for text in _split(value)]
-                values[several] = tuple(dict.fromkeys(found))
+                values[several] = split_secrets(given)
         if values.get("inbound") in ("", "none"):
             values["inbound"] = None
         _take_apart(values, "smtp", _SMTP_SCHEMES, _SMTP_PORTS, default="starttls")
@@ -255,12 +265,3 @@ def _check_credentials(protocol: str, username: str | None, password: SecretStr 
     if (username is None) != (password is None):
         variable = f"WAKELOOP_EMAIL_{protocol.upper()}_PASSWORD"
         raise ValueError(f"set channels.email.{protocol}_username and {variable} together, or neither")
-
-
-def _split(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    texts = value.split(",") if isinstance(value, str) else [text for part in value for text in _split(part)]
-    return [text.strip() for text in texts if text.strip()]
