@@ -22,7 +22,9 @@ TOLERANCE_SECONDS = 300.0
 """How far the time that was signed may be from ours."""
 
 
-def check_mailgun(timestamp: str, token: str, signature: str, keys: Iterable[SecretStr], now: float) -> None:
+def check_mailgun(
+    *, timestamp: str, token: str, signature: str, keys: Iterable[SecretStr], now: float
+) -> None:
     """HMAC-SHA256, in hexadecimal, of timestamp and token: Mailgun's "Securing webhooks". It says nothing about the rest
     of the form, so it holds for TOLERANCE_SECONDS only. Raises InvalidWebhook (403)."""
     signed = (timestamp + token).encode("utf-8", "surrogatepass")
@@ -51,7 +53,8 @@ def check_sendgrid(request: RawRequest, public_keys: Sequence[SecretStr]) -> Non
     except (binascii.Error, ValueError):
         signature = b""
     signed = timestamp.encode("utf-8", "surrogatepass") + request.body
-    if not timestamp or not signature or not any([_signed(key, signature, signed) for key in public_keys]):
+    valid = [_signed(key, signature, signed) for key in public_keys]
+    if not timestamp or not signature or not any(valid):
         raise InvalidWebhook(
             "The request has no signature of a public key that is set: it is forged, or the security policy is not "
             "attached to this Inbound Parse setting, or WAKELOOP_EMAIL_SENDGRID_PUBLIC_KEY is that of another."
@@ -74,7 +77,8 @@ def check_raw(request: RawRequest, secrets: Iterable[SecretStr], now: float) -> 
     headers = request.headers
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return _check_any([value.strip()], secrets, "The bearer must be that of WAKELOOP_EMAIL_RAW_SECRET.")
+        _check_any([value.strip()], secrets, "The bearer must be that of WAKELOOP_EMAIL_RAW_SECRET.")
+        return
     timestamp = headers.get("webhook-timestamp", "")
     told = ".".join((headers.get("webhook-id", ""), timestamp, ""))
     signed = told.encode("utf-8", "surrogatepass") + request.body
@@ -82,12 +86,13 @@ def check_raw(request: RawRequest, secrets: Iterable[SecretStr], now: float) -> 
     made = [
         base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode() for secret in secrets
     ]
-    if not any([_same(one, other) for one in made for other in given[:10]]):
+    matches = [_same(one, other) for one in made for other in given[:10]]
+    if not any(matches):
         raise InvalidWebhook(
             "The request has neither a bearer nor a signature of WAKELOOP_EMAIL_RAW_SECRET: it is forged, or the secrets "
             "differ."
         )
-    return _check_time(timestamp, now)
+    _check_time(timestamp, now)
 
 
 def public_key(text: str) -> ec.EllipticCurvePublicKey:
@@ -122,7 +127,8 @@ def _check_time(timestamp: str, now: float) -> None:
 
 
 def _check_any(given: Sequence[str], secrets: Iterable[SecretStr], advice: str) -> None:
-    if not any([_same(secret.get_secret_value(), one) for secret in secrets for one in given[:4]]):
+    matches = [_same(secret.get_secret_value(), one) for secret in secrets for one in given[:4]]
+    if not any(matches):
         raise InvalidWebhook(f"The request brings no secret that is known. {advice}")
 
 
