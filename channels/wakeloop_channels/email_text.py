@@ -226,13 +226,15 @@ class _Reader:
         if tag in self.HIDDEN:
             self._hidden = max(0, self._hidden - 1)
         elif tag in self.BLOCKS:
-            self._begin(tag)
+            if self._words:
+                self._end()
             if tag == "blockquote":
                 self._depth = max(0, self._depth - 1)
+            self._begin(tag)
             self._kept = max(0, self._kept - (tag == "pre"))
 
     def _take(self, data: str) -> None:
-        if self._hidden:
+        if self._hidden or not data:
             return
         if self._kept:
             first, *more = data.split("\n")
