@@ -59,13 +59,14 @@ async def listen(settings: EmailSettings, inlet: Inlet, pace: Pace | None = None
 
     Raises PermanentChannelError if the server refuses the login or has no such folder."""
     pace = pace or Pace()
-    cursor, wait = inlet.cursor, pace.backoff
+    place, wait = _Place(inlet.cursor), pace.backoff
     while True:
         session = _Session(settings)
         try:
             await session.run(session.connect)
             while True:
-                cursor = await _take_new(session, settings, inlet, cursor, pace)
+                while await _take_new(session, settings, inlet, place, pace):
+                    pass
                 wait = pace.backoff
                 if session.idles:
                     await session.run(session.idle, pace.idle)
@@ -100,50 +101,52 @@ async def check(settings: EmailSettings) -> str:
         session.end()
 
 
-async def _take_new(
-    session: _Session, settings: EmailSettings, inlet: Inlet, cursor: str | None, pace: Pace
-) -> str:
-    """Record what is new, one message at a time and in the order in which it came; the new cursor.
+@dataclass
+class _Place:
+    """How far the mailbox was recorded, as `UIDVALIDITY:UID`; None if never."""
 
-    While a first look or one after new UIDs is under way the cursor stays: were it cut short, all of it is looked at
-    again."""
-    validity, next_uid = session.validity, session.next_uid
-    known, _, last = (cursor or "").partition(":")
-    if known == validity and last.isdigit():
-        reached = int(last)
-        uids = [uid for uid in await session.run(session.search, f"UID {reached + 1}:*") if uid > reached]
-        going = True
+    cursor: str | None
+
+
+async def _take_new(
+    session: _Session, settings: EmailSettings, inlet: Inlet, place: _Place, pace: Pace
+) -> bool:
+    """Record what is new, one message at a time and in the order in which it came; whether to look again before waiting.
+
+    While a first look, or one after new UIDs, is under way the cursor stays: were it cut short, all of it is looked at
+    again. What came since the folder was opened is looked at again in any case."""
+    known, _, last = (place.cursor or "").partition(":")
+    going = known == session.validity and last.isdigit()
+    if going:
+        uids = [uid for uid in await session.run(session.search, f"UID {int(last) + 1}:*") if uid > int(last)]
+    elif place.cursor is None:
+        uids = await session.run(session.search, f"UNSEEN SINCE {_date(pace.first_days)}")
     else:
-        days, unseen = (pace.first_days, "UNSEEN ") if cursor is None else (pace.again_days, "")
-        uids = await session.run(session.search, f"{unseen}SINCE {_date(days)}")
-        # What came since the folder was opened is looked at again after this.
-        reached = next_uid - 1
-        going = False
+        uids = await session.run(session.search, f"SINCE {_date(pace.again_days)}")
     for uid in uids:
         items = await session.run(_read, session, settings, uid)
-        await inlet.take(items, **({"cursor": f"{validity}:{uid}"} if going else {}))
+        if going:
+            await inlet.take(items, cursor=f"{session.validity}:{uid}")
+            place.cursor = f"{session.validity}:{uid}"
+        else:
+            await inlet.take(items)
         await session.run(session.dispose, uid)
-        reached = uid if going else reached
-    made = f"{validity}:{reached}"
     if not going:
-        await inlet.take([], cursor=made)
-    return made
+        place.cursor = f"{session.validity}:{session.next_uid - 1}"
+        await inlet.take([], cursor=place.cursor)
+    return bool(uids) or not going or session.told_of_more
 
 
 def _read(session: _Session, settings: EmailSettings, uid: int) -> Sequence[Incoming | DeliveryUpdate]:
     """What a message says; nothing if it cannot be read, is too large, or is gone: those behind it must not wait."""
-    size = session.size(uid)
-    raw = session.fetch(uid) if size is not None and size <= MAX_BYTES else None
-    if raw is None:
-        if size is not None:
-            _log.warning("mail passed over: too large", extra={"channel": "email", "uid": uid, "bytes": size})
-        return []
     try:
-        return read_message(raw, settings)
-    except Unreadable as error:
-        _log.warning(
-            "mail passed over: malformed", extra={"channel": "email", "uid": uid, "error": str(error)}
-        )
+        size = session.size(uid)
+        if size is not None and size > MAX_BYTES:
+            raise Unreadable(f"it has {size} bytes, more than {MAX_BYTES}")
+        raw = session.fetch(uid) if size is not None else None
+        return read_message(raw, settings) if raw is not None else []
+    except (Unreadable, _Refused) as error:
+        _log.warning("mail passed over", extra={"channel": "email", "uid": uid, "error": _words(error)})
         return []
 
 
@@ -175,6 +178,11 @@ class _Session:
     def idles(self) -> bool:
         """Whether the server has IDLE."""
         return "IDLE" in self._abilities
+
+    @property
+    def told_of_more(self) -> bool:
+        """Whether the server told of messages since it began to search: it tells once, and not again in IDLE."""
+        return "EXISTS" in self._client.untagged_responses
 
     def connect(self) -> None:
         """Log in and open the folder."""
@@ -217,6 +225,7 @@ class _Session:
 
     def search(self, criteria: str) -> list[int]:
         """The UIDs of messages that fit, ascending."""
+        self._client.untagged_responses.pop("EXISTS", None)
         found = self._done(self._client.uid("SEARCH", criteria))
         return sorted({int(uid) for line in found if line for uid in line.split()})
 

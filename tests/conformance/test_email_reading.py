@@ -158,7 +158,7 @@ class TestHeaders:
     @pytest.mark.parametrize("name", ["from_two", "from_twice", "from_missing", "from_disguised"])
     def test_one_sender_or_none_at_all(self, name: str) -> None:
         """Programs differ in which of several they show, and servers in which they check."""
-        with pytest.raises(Unreadable, match="From|from"):
+        with pytest.raises(Unreadable, match="From"):
             read(name)
 
     @pytest.mark.parametrize("sender", ["agents@example.com", "Agents <AGENTS@Example.com>"])
