@@ -70,7 +70,9 @@ class EmailSettings(BaseModel):
     certificates to believe in instead of the system's.
 
     inbound: how mail comes in. imap_sent_folder: where the server keeps what was sent, to be asked after a crash.
-    authserv_id: the server whose Authentication-Results are believed (RFC 8601). max_attachment_bytes: of all files of
+    imap_mark_seen, imap_move_to: what is done to mail that was recorded; it is moved to that folder if one is set.
+    authserv_id: the server whose Authentication-Results are believed (RFC 8601). trusted_hosts: further hosts of the
+    receiving side, as their Received fields name them. max_attachment_bytes: of all files of
     one message together, either way."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -93,7 +95,8 @@ class EmailSettings(BaseModel):
     ca_file: FilePath | None = None
 
     inbound: Inbound | None = None
-    authserv_id: str | None = None
+    authserv_id: str | None = Field(default=None, pattern=r"^[^\s;=]+$")
+    trusted_hosts: tuple[str, ...] = ()
 
     imap_url: str | None = None
     imap_host: str | None = None
@@ -102,6 +105,8 @@ class EmailSettings(BaseModel):
     imap_username: str | None = None
     imap_password: SecretStr | None = None
     imap_folder: str = "INBOX"
+    imap_mark_seen: bool = True
+    imap_move_to: str | None = None
     imap_sent_folder: str | None = None
     imap_timeout: float = Field(default=30.0, gt=0, le=300)
 
