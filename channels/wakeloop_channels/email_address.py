@@ -17,6 +17,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from email.errors import MessageError
+from email.header import decode_header, make_header
 from uuid import UUID
 
 import idna
@@ -104,8 +106,15 @@ def token_id(token: str, domain: str) -> str:
 
 
 def ids_in(header: str | None) -> tuple[str, ...]:
-    """The message ids in a header such as References, in its order, without what is none."""
-    return tuple(_IDS.findall(header or ""))
+    """The message ids in a header such as References, in its order, without what is none. Some programs encode ids that
+    are longer than a line as if they were words (RFC 2047)."""
+    text = header or ""
+    if "=?" in text:
+        try:
+            text = str(make_header(decode_header(text)))
+        except (LookupError, ValueError, MessageError):
+            pass
+    return tuple(_IDS.findall(text))
 
 
 # ---------------------------------------------------------------------- the tag

@@ -228,7 +228,7 @@ def _take_apart(
                 )
             values.setdefault(f"{protocol}_{name}", value)
     security = values.setdefault(f"{protocol}_security", default)
-    if security in ports:
+    if isinstance(security, str) and security in ports:
         values.setdefault(f"{protocol}_port", ports[security])
 
 

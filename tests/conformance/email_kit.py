@@ -7,6 +7,7 @@ delivery reports (RFC 3461), and fails on demand at every point where a server c
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import ssl
 import threading
@@ -36,6 +37,9 @@ USER, PASSWORD = "agents@example.com", "correct horse"
 REPLY_SECRET = "a secret of the tests"
 CLAIMED_AT = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 T = TypeVar("T")
+
+# What the server writes down of every command is no concern of the channel's log.
+logging.getLogger("mail.log").setLevel(logging.CRITICAL)
 
 Security = Literal["none", "starttls", "tls"]
 
@@ -116,9 +120,14 @@ class MailServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self.stop()
+
+    def stop(self) -> None:
+        """Go away; what was taken stays readable."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def drop_all(self) -> None:
         """Close every connection, as a server does that is started anew."""
@@ -217,11 +226,11 @@ class _Session(SMTP):
         if not self.server.faults or self.server.faults[0].at != at:
             return False
         fault = self.server.faults.popleft()
-        if fault.delay is not None:
-            await asyncio.sleep(fault.delay)
-            return False
         if fault.takes:
             self.take()
+        if fault.delay is not None:
+            await asyncio.sleep(fault.delay)
+            return fault.takes
         if fault.answer is None:
             self.abort()
         elif at == "dot":

@@ -246,8 +246,7 @@ class TestSend:
         with caplog.at_level(logging.INFO):
             send(channel(server), outgoing("a secret matter"))
 
-        ours = [one.getMessage() for one in caplog.records if not one.name.startswith("mail.")]
-        assert not [line for line in ours if "secret matter" in line or ALICE in line]
+        assert "secret matter" not in caplog.text and ALICE not in caplog.text
 
 
 class TestSafety:

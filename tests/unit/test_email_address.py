@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.message import EmailMessage
 from uuid import UUID
 
 import pytest
@@ -217,6 +218,15 @@ class TestNamed:
 
         assert found == Named(reply_to="<other@example.org>", token=TOKEN)
 
+    def test_a_token_in_encoded_words_is_read(self) -> None:
+        """Python's own library writes long ids like this when it answers."""
+        reply = EmailMessage()
+        reply["References"] = token_id(TOKEN, "example.com")
+        written = reply.as_string().partition(":")[2]
+
+        assert "=?utf-8?" in written
+        assert read(references=written).token == TOKEN
+
     def test_the_latest_token_counts(self) -> None:
         """A thread may be about one request after the other."""
         references = f"{token_id('older', 'example.com')}\r\n {token_id('newer', 'example.com')}"
@@ -243,3 +253,6 @@ class TestNamed:
         """Headers are whatever somebody wrote."""
         read(recipient, in_reply_to=in_reply_to, references=references)
         read(references=f"<t.{references}@example.com>")
+        read(
+            references=f"=?{recipient}?{in_reply_to}?{references}?=", in_reply_to=f"=?utf-8?b?{references}?="
+        )
