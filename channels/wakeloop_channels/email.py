@@ -6,6 +6,7 @@ same one. Set-up and settings: docs/channels/email.md.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -15,13 +16,14 @@ from wakeloop.channel import (
     ChannelServices,
     DeliveryUpdate,
     Incoming,
+    Inlet,
     Outgoing,
     RawRequest,
     RawResponse,
     Receipt,
 )
-from wakeloop.errors import ConfigurationError, InvalidWebhook
-from wakeloop_channels import email_sent
+from wakeloop.errors import ConfigurationError
+from wakeloop_channels import email_imap, email_sent, email_webhooks
 from wakeloop_channels.email_address import normalize_address
 from wakeloop_channels.email_message import Composer
 from wakeloop_channels.email_settings import ALIASES, HINTS, EmailSettings
@@ -101,22 +103,36 @@ class EmailChannel:
         """Whether the Sent folder has the message, by its Message-ID; see ReconcilingEmailChannel."""
         return None
 
+    @property
+    def listens(self) -> bool:
+        """Whether mail is fetched by IMAP."""
+        return self.settings.inbound == "imap"
+
+    async def listen(self, inlet: Inlet) -> None:
+        """Hand in what arrives in the mailbox, until cancelled. Raises PermanentChannelError if the server refuses the
+        login, or has no such folder."""
+        await email_imap.listen(self.settings, inlet)
+
     def verify(self, request: RawRequest) -> None:
-        """Raises InvalidWebhook: nobody calls."""
-        raise InvalidWebhook("This channel takes no webhooks.", status=404)
+        """Check that the provider made this request, each in its own way, with every secret, in constant time.
+
+        Raises InvalidWebhook: 403, 404 if no provider is to call, or another 4xx if the request cannot be read."""
+        email_webhooks.verify(request, self.settings, time.time())
 
     def parse(self, request: RawRequest) -> list[Incoming | DeliveryUpdate]:
-        """Nothing: nobody calls."""
-        return []
+        """What a verified request says: a message, or that one of ours came back. Raises InvalidWebhook with a 4xx
+        status if it is malformed."""
+        return email_webhooks.parse(request, self.settings)
 
     def respond(self, request: RawRequest) -> RawResponse:
-        """Nothing."""
-        return RawResponse()
+        """What the provider wants to hear once the request is recorded."""
+        return email_webhooks.respond(request)
 
     async def check(self) -> str:
-        """Sign in at the SMTP server, and say NOOP; as whom. Raises ChannelError with what to mend."""
-        where = await self._pool.check()
-        return f"{self.settings.sender[1]} through {where}"
+        """Sign in at the SMTP server, and at the IMAP server if mail is fetched; as whom. Raises ChannelError with what to
+        mend."""
+        found = f"{self.settings.sender[1]} through {await self._pool.check()}"
+        return f"{found}; {await email_imap.check(self.settings)}" if self.listens else found
 
     def guide(self, webhook_url: str) -> Sequence[tuple[str, str]]:
         """Where the provider that takes mail for us is told to call; nothing if mail is fetched, or none comes in."""

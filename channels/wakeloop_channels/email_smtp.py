@@ -175,7 +175,7 @@ class SmtpPool:
             connection = self._idle.pop()
             idle = loop.time() - connection.idle_since
             if not connection.client.is_connected:
-                connection.client.close()
+                _drop(connection.client)
             elif connection.uses >= MOST_USES or idle > IDLE_SECONDS:
                 await self._quit(connection)
             elif idle <= FRESH_SECONDS or await self._is_alive(connection):
@@ -188,10 +188,10 @@ class SmtpPool:
         except (SMTPException, OSError):
             alive = False
         except BaseException:
-            connection.client.close()
+            _drop(connection.client)
             raise
         if not alive:
-            connection.client.close()
+            _drop(connection.client)
         return alive
 
     async def _open(self) -> _Connection:
@@ -215,7 +215,7 @@ class SmtpPool:
             if client.is_ehlo_or_helo_needed:
                 await client.ehlo()
         except BaseException as error:
-            client.close()
+            _drop(client)
             if isinstance(error, SMTPException | OSError):
                 raise self._unreachable(error) from error
             raise
@@ -264,7 +264,7 @@ class SmtpPool:
                 and not isinstance(error, SMTPRecipientRefused)
                 and not connection.is_new
             ):
-                client.close()
+                _drop(client)
                 raise _NotSent(str(error.code)) from error
             await self._reset(connection)
             raise _refusal(error.code, error.message) from error
@@ -272,7 +272,7 @@ class SmtpPool:
             self._keep(connection)
             raise
         except BaseException:
-            client.close()
+            _drop(client)
             raise
         connection.uses += 1
         self._keep(connection)
@@ -309,13 +309,13 @@ class SmtpPool:
         except (SMTPException, OSError):
             ready = False
         except BaseException:
-            connection.client.close()
+            _drop(connection.client)
             raise
         if ready:
             connection.uses += 1
             self._keep(connection)
         else:
-            connection.client.close()
+            _drop(connection.client)
 
     def _keep(self, connection: _Connection) -> None:
         loop = asyncio.get_running_loop()
@@ -323,7 +323,7 @@ class SmtpPool:
             connection.idle_since = loop.time()
             self._idle.append(connection)
         else:
-            connection.client.close()
+            _drop(connection.client)
 
     async def _quit(self, connection: _Connection) -> None:
         try:
@@ -332,7 +332,16 @@ class SmtpPool:
         except (SMTPException, OSError):
             pass
         finally:
-            connection.client.close()
+            _drop(connection.client)
+
+
+def _drop(client: SMTP) -> None:
+    """Let go of a connection at once: an encrypted one would otherwise wait for the server's farewell, beyond the life of
+    the loop."""
+    transport = client.transport
+    client.close()
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
 
 
 def _options(client: SMTP, mail: Composed) -> tuple[list[str], list[str]]:
