@@ -21,7 +21,12 @@ from imaplib import IMAP4
 from typing import Any, TypeVar
 
 from imap_tools import BaseMailBox, MailBox, MailBoxStartTls, MailBoxUnencrypted
-from imap_tools.errors import ImapToolsError, MailboxFolderSelectError, MailboxLoginError
+from imap_tools.errors import (
+    ImapToolsError,
+    MailboxFolderSelectError,
+    MailboxLoginError,
+    UnexpectedCommandStatusError,
+)
 from imap_tools.imap_utf7 import utf7_encode
 
 from wakeloop.channel import DeliveryUpdate, Incoming, Inlet
@@ -345,5 +350,11 @@ def _quoted(name: str) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """An error in one short line, without what might be an address."""
-    return re.sub(r"[^\s<>@'\"]+@[^\s<>@'\"]+", "…", " ".join(str(error).split()))[:200]
+    """An error, or the server's own words in it, in one short line and without what might be an address."""
+    if isinstance(error, UnexpectedCommandStatusError):
+        told = [
+            word.decode("utf-8", "replace") for word in error.command_result[1] if isinstance(word, bytes)
+        ]
+    else:
+        told = [str(error)]
+    return re.sub(r"[^\s<>@'\"]+@[^\s<>@'\"]+", "…", " ".join(" ".join(told).split()))[:200]
