@@ -152,5 +152,5 @@ class ReconcilingEmailChannel(EmailChannel):
     async def find_sent(self, message: Outgoing, known: frozenset[str]) -> Receipt | None:
         """Whether the Sent folder has the message, by its Message-ID.
 
-        Raises TemporaryChannelError if the folder could not be read."""
+        Raises ChannelError if the folder could not be read."""
         return await email_sent.find_sent(self.settings, message, known)

@@ -9,7 +9,7 @@ from imap_tools import AND, BaseMailBox, H, MailBox, MailBoxStartTls, MailBoxUne
 from imap_tools.errors import ImapToolsError
 
 from wakeloop.channel import Outgoing, Receipt
-from wakeloop.errors import TemporaryChannelError
+from wakeloop.errors import ChannelError
 from wakeloop_channels.email_address import message_id
 from wakeloop_channels.email_settings import EmailSettings
 
@@ -19,18 +19,18 @@ LISTED = 5
 async def find_sent(settings: EmailSettings, message: Outgoing, known: frozenset[str]) -> Receipt | None:
     """The message's receipt if the Sent folder has one with its Message-ID, which no other delivery has; else None.
 
-    Raises TemporaryChannelError if the folder could not be read: then nothing is known."""
+    Raises ChannelError if the folder could not be read: the outcome is then as unknown as it was, which neither a
+    temporary nor a permanent error would say."""
     id = message_id(message.key, settings.domain)
     if id in known:
         return None
     try:
         found = await asyncio.to_thread(_has, settings, id)
     except (ImapToolsError, IMAP4.error, OSError) as error:
-        raise TemporaryChannelError(
+        raise ChannelError(
             f"The Sent folder could not be read ({type(error).__name__}): check channels.email.imap_host, imap_username, "
             "WAKELOOP_EMAIL_IMAP_PASSWORD and imap_sent_folder.",
             code=None,
-            retry_after=None,
         ) from error
     return Receipt(provider_id=id, raw={"found in": settings.imap_sent_folder}) if found else None
 

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from email import message_from_bytes
 from types import TracebackType
 from typing import Self
 
@@ -155,7 +156,7 @@ class _Connection:
             return await anytime[name](words)
         if not self.known:
             return "NO log in first"
-        if name == "SELECT":
+        if name in ("SELECT", "EXAMINE"):
             return await self._select(words)
         optional = {"IDLE": "IDLE", "UID MOVE": "MOVE"}
         if name not in inside or (name in optional and optional[name] not in self.server.capabilities):
@@ -220,6 +221,10 @@ class _Connection:
     async def _search(self, words: list[str]) -> str:
         found = self._messages()
         position = 0
+        # A key in parentheses is one word so far.
+        words = [
+            part for one in words for part in (re.findall(r'[^\s"()]+', one) if one[0] == "(" else [one])
+        ]
         while position < len(words):
             key = words[position].upper()
             if key == "UNSEEN":
@@ -236,6 +241,12 @@ class _Connection:
                 ends = [highest if end == "*" else int(end) for end in (first, last or first)]
                 found = [one for one in found if min(ends) <= one.uid <= max(ends)]
                 position += 2
+            elif key == "CHARSET":
+                position += 2
+            elif key == "HEADER":
+                name, part = (word.lower() for word in words[position + 1 : position + 3])
+                found = [one for one in found if part in str(message_from_bytes(one.raw)[name]).lower()]
+                position += 3
             else:
                 return f"BAD unknown search key {key}"
         self._say(" ".join(["* SEARCH", *(str(one.uid) for one in found)]))
@@ -248,6 +259,12 @@ class _Connection:
                 continue
             if words[1] == "(RFC822.SIZE)":
                 self._say(f"* {number} FETCH (UID {uid} RFC822.SIZE {len(one.raw)})")
+            elif words[1].startswith("(BODY.PEEK[HEADER]"):
+                head = one.raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+                self.writer.write(
+                    b"* %d FETCH (UID %d FLAGS () RFC822.SIZE %d BODY[HEADER] {%d}\r\n%s)\r\n"
+                    % (number, uid, len(one.raw), len(head), head)
+                )
             elif words[1] == "(BODY.PEEK[])":
                 if uid in self.server.refuse_uids:
                     return "NO [SERVERBUG] cannot read it"
