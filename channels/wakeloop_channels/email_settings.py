@@ -228,8 +228,9 @@ def _take_apart(
                 )
             values.setdefault(f"{protocol}_{name}", value)
     security = values.setdefault(f"{protocol}_security", default)
-    if isinstance(security, str) and security in ports:
-        values.setdefault(f"{protocol}_port", ports[security])
+    for name, port in ports.items():
+        if security == name:
+            values.setdefault(f"{protocol}_port", port)
 
 
 def _parts_of(url: str, protocol: str, schemes: Mapping[str, Security]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jinja2 import (
 )
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from wakeloop.channel import Button, Field, Outgoing
+from wakeloop.channel import Field, Outgoing
 from wakeloop.errors import ConfigurationError
 
 BUILT_IN = Path(__file__).parent / "templates" / "email"
@@ -68,7 +68,7 @@ class Templates:
             "sender": sender,
             "kind": message.kind,
             "link": message.link,
-            "buttons": [{"label": one.label, "style": one.style} for one in message.buttons],
+            "buttons": _buttons(message),
             "fields": [_described(one) for one in message.fields],
             "files": [{"name": name, "url": url} for name, url in files],
         }
@@ -91,6 +91,13 @@ class Templates:
             ) from error
 
 
+def _buttons(message: Outgoing) -> list[dict[str, str]]:
+    """What can be chosen on the page; an approval always can be given or denied."""
+    if message.kind == "approval" and not message.buttons:
+        return _VERDICTS
+    return [{"label": one.label, "style": one.style} for one in message.buttons]
+
+
 def _described(field: Field) -> dict[str, str]:
     """A field in words: what it is called, and what is expected."""
     kind = _INPUTS.get(field.kind, field.kind)
@@ -110,10 +117,7 @@ def _sample(**changes: Any) -> dict[str, Any]:
     return plain | changes
 
 
-_BUTTONS = [
-    {"label": one.label, "style": one.style}
-    for one in (Button(label="Approve", value="", style="yes"), Button(label="Deny", value="", style="no"))
-]
+_VERDICTS = [{"label": "Approve", "style": "yes"}, {"label": "Deny", "style": "no"}]
 _FIELDS = [
     _described(Field(name="at", label="When", kind="date", description="The day of it", default="2026-11-28"))
 ]
@@ -121,6 +125,6 @@ _SAMPLES: Sequence[Mapping[str, Any]] = (
     _sample(),
     _sample(files=[{"name": "plan.pdf", "url": "https://example.com/plan.pdf"}]),
     _sample(kind="question", link="https://example.com/people/1", fields=_FIELDS),
-    _sample(kind="approval", link="https://example.com/people/1", buttons=_BUTTONS),
+    _sample(kind="approval", link="https://example.com/people/1", buttons=_VERDICTS),
     _sample(kind="approval", sender=""),
 )

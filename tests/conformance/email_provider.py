@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -144,7 +145,7 @@ class MailProvider(Provider):
     def _took(self, taken: Taken) -> Took:
         text = text_of(taken.mail)
         said, _, linked = text.partition("\n\nFiles:\n")
-        said = said.partition("\n\nOn your page: ")[0]
+        said = re.split(r"\n\n(?:Approve / Deny, o|O)n your page: ", said)[0]
         names = [str(one.get_filename()) for one in taken.mail.iter_attachments()]
         return Took(
             provider_id=str(taken.mail["Message-ID"]),

@@ -273,9 +273,10 @@ class TestBodies:
         assert 'href="https://example.com/?a=1&amp;b=2"' in html
         assert "href=" not in html.replace('href="https://example.com', "")
 
-    def test_choices_lead_to_the_persons_page(self) -> None:
-        """All to the same: a program that follows links decides nothing."""
-        mail = mail_of(outgoing("Ship it?", kind="approval", link=LINK, buttons=CHOICES))
+    @pytest.mark.parametrize("buttons", [CHOICES, ()])
+    def test_choices_lead_to_the_persons_page(self, buttons: tuple[Button, ...]) -> None:
+        """All to the same: a program that follows links decides nothing. An approval can be given or denied, always."""
+        mail = mail_of(outgoing("Ship it?", kind="approval", link=LINK, buttons=buttons))
 
         html = part(mail, "html")
         assert html.count(f'href="{LINK}"') == 2
