@@ -86,10 +86,10 @@ def updates(message: Message, settings: EmailSettings, recipients: tuple[str, ..
     outcomes = [(_outcome(group), group) for group in fields]
     for wanted in (DeliveryStatus.FAILED, DeliveryStatus.DELIVERED):
         for status, group in outcomes:
-            if status is wanted:
-                error = _error(group) if status is DeliveryStatus.FAILED else None
+            if status == wanted:
+                error = _error(group) if wanted is DeliveryStatus.FAILED else None
                 raw = {"delivery_status": [dict(one) for one in fields]}
-                return [DeliveryUpdate(provider_id=provider_id, status=status, error=error, raw=raw)]
+                return [DeliveryUpdate(provider_id=provider_id, status=wanted, error=error, raw=raw)]
     return []
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from wakeloop_channels.email_address import MAX_BASE_OCTETS, normalize_address, split_mailbox
+from wakeloop_channels.email_proofs import public_key
 from wakeloop_channels.explaining import Secrets, split_secrets
 
 Security = Literal["starttls", "tls", "none"]
@@ -173,6 +174,13 @@ class EmailSettings(BaseModel):
     def _check_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(secret.get_secret_value()) < MIN_SECRET_LENGTH for secret in value):
             raise ValueError(f"a secret must have at least {MIN_SECRET_LENGTH} characters")
+        return value
+
+    @field_validator("sendgrid_public_keys")
+    @classmethod
+    def _check_public_keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in value:
+            public_key(key.get_secret_value())
         return value
 
     @model_validator(mode="after")

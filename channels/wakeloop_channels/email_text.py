@@ -141,9 +141,10 @@ def _parsed(text: str) -> str:
         return ""
     # An unmarked quotation has a header: nothing of what is below it was written by this person.
     body = "" if first.headers else str(first.body)
-    postscript = _POSTSCRIPT.search(first.signatures or "")
+    signature = str(first.signatures or "")
+    postscript = _POSTSCRIPT.search(signature)
     if postscript is not None:
-        body = f"{body}\n\n{first.signatures[postscript.start() :].strip()}"
+        body = f"{body}\n\n{signature[postscript.start() :].strip()}"
     return _HELD.sub(lambda match: held[int(match[1])], body)
 
 

@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conformance.email_inbound_kit import mail, settings
+from tests.conformance.email_kit import ca_file, certificate
 from tests.conformance.imap_server import PASSWORD, USER, ImapServer
 
 from wakeloop.channel import DeliveryUpdate, Incoming
@@ -414,6 +416,24 @@ class TestSettings:
                 given = configured(server)
             with pytest.raises(ChannelError, match="imap_host"):
                 await check(given)
+
+        run(main)
+
+    def test_certificates_are_checked(self, tmp_path: Path) -> None:
+        """Over TLS, against the authorities that the settings name, or else the system's."""
+
+        async def main() -> None:
+            async with ImapServer(tls=certificate("localhost")) as server:
+                given = {"imap_host": "localhost", "imap_security": "tls"}
+                assert "IDLE" in await check(configured(server, ca_file=ca_file(tmp_path), **given))
+                with pytest.raises(ChannelError, match="SSLCertVerificationError"):
+                    await check(configured(server, **given))
+
+                taken = Taken("1:0")
+                async with listening(server, taken, ca_file=ca_file(tmp_path), **given):
+                    await taken.until(lambda: server.idling == 1)
+                    server.deliver(note("hello"))
+                    await taken.until(lambda: taken.texts == ["hello"])
 
         run(main)
 

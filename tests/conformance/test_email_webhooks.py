@@ -343,6 +343,12 @@ class TestSendGrid:
         assert isinstance(item, Incoming)
         assert item.vouched is vouched and (item.auth or "").startswith(auth)
 
+    @pytest.mark.parametrize("key", ["nonsense", base64.b64encode(b"x" * 60).decode(), SECRET])
+    def test_a_key_that_is_none_stops_the_start(self, key: str) -> None:
+        """Else every request would be refused."""
+        with pytest.raises(ValueError, match="public key"):
+            settings(inbound="sendgrid", sendgrid_public_key=key)
+
     def test_mail_that_was_taken_apart_is_refused_with_advice(self) -> None:
         """The setting is one box to check."""
         request = sendgrid(multipart({"text": "yes", "from": "alice@example.org"}))
