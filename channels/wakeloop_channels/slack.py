@@ -51,8 +51,9 @@ from wakeloop_channels.slack_reading import (
     said_in,
 )
 from wakeloop_channels.slack_settings import USER, SlackSettings, normalize_id, read_slack_settings
-from wakeloop_channels.slack_text import clean, escape
+from wakeloop_channels.slack_text import escape
 from wakeloop_channels.slack_webhooks import check_signature, clean_payload, read_payload, text_at
+from wakeloop_channels.text import well_formed
 
 CLOCK_SKEW_SECONDS = 5.0
 TEXT_CHARACTERS = 40_000
@@ -114,7 +115,7 @@ class SlackChannel:
         `service_unavailable`); PermanentChannelError if it refused. A timeout, a lost connection, `internal_error` and
         `fatal_error`, of which Slack says that part of it may have been done, raise something else: only `find_sent` can
         tell."""
-        text = escape(clean(message.text)) or " "
+        text = escape(well_formed(message.text)) or " "
         if len(text) > TEXT_CHARACTERS:
             raise PermanentChannelError(
                 f"The message has more than {TEXT_CHARACTERS} characters, and Slack would cut it off.",
@@ -166,7 +167,7 @@ class SlackChannel:
         if ours is None:
             raise PermanentChannelError(f"{sent.provider_id} is no id of a message in Slack.", code=None)
         asked = {
-            "channel": ours[0], "ts": ours[1], "text": escape(clean(text))[:TEXT_CHARACTERS] or " ",
+            "channel": ours[0], "ts": ours[1], "text": escape(well_formed(text))[:TEXT_CHARACTERS] or " ",
             "blocks": kit.text_blocks(text), "link_names": False,
         }  # fmt: skip
         try:

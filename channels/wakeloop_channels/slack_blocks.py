@@ -17,7 +17,8 @@ from itertools import islice
 from typing import Any, Final
 
 from wakeloop.channel import Button, Field, Outgoing
-from wakeloop_channels.slack_text import clean, rich_text, shortened
+from wakeloop_channels.slack_text import rich_text, shortened
+from wakeloop_channels.text import well_formed
 
 TEXT_CHARACTERS: Final = 12_000
 """So long a text is shown in blocks. Slack refuses more than some 13,000 characters in them (msg_blocks_too_long)."""
@@ -50,7 +51,7 @@ _TIME = re.compile(r"\d{2}:\d{2}", re.ASCII)
 
 def message_blocks(message: Outgoing) -> list[Block] | None:
     """The blocks of a message; None if its text is too long for them, so that nothing of it is left out."""
-    text, title = clean(message.text), clean(message.subject or "")
+    text, title = well_formed(message.text), well_formed(message.subject or "")
     if len(text) + len(title) > TEXT_CHARACTERS:
         return None
     blocks = [rich_text(text, title=title)]
@@ -66,7 +67,7 @@ def message_blocks(message: Outgoing) -> list[Block] | None:
 
 def text_blocks(text: str) -> list[Block]:
     """The blocks of a message that asks nothing (any more)."""
-    return [rich_text(clean(text))] if len(text) <= TEXT_CHARACTERS else []
+    return [rich_text(well_formed(text))] if len(text) <= TEXT_CHARACTERS else []
 
 
 def comment_view(label: str, pressed: str, place: str) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _button(label: str, value: str, action: str, *, style: str | None = None) ->
 
 
 def _plain(text: str, limit: int) -> Block:
-    return {"type": "plain_text", "text": shortened(clean(text), limit), "emoji": False}
+    return {"type": "plain_text", "text": shortened(well_formed(text), limit), "emoji": False}
 
 
 def _option(label: str, value: str) -> Block:
@@ -151,7 +152,7 @@ def fits(fields: Sequence[Field]) -> bool:
 
 def _inputs(field: Field) -> Iterator[Block]:
     label = field.label or field.name
-    default = clean(field.default or "")
+    default = well_formed(field.default or "")
     match field.kind:
         case "datetime-local":
             day, _, hour = default.partition("T")

@@ -21,11 +21,6 @@ _MARK = re.compile(r"<([^<>]*)>")
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 
 
-def clean(text: str) -> str:
-    """The text with pairs of surrogates joined, and U+FFFD for what no JSON parser takes: lone ones, and U+0000."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
-
-
 def escape(text: str) -> str:
     """The text as mrkdwn that shows it: no mention, no link and no date can be in it."""
     for entity, character in reversed(_ENTITIES):

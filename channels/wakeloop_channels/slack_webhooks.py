@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 from wakeloop.channel import RawRequest
 from wakeloop.errors import InvalidWebhook
+from wakeloop_channels.text import well_formed
 
 MAX_BYTES = 1024 * 1024
 WINDOW_SECONDS = 300
@@ -114,7 +115,7 @@ def _at(payload: Mapping[str, Any], path: Iterable[str]) -> Any:
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+        return well_formed(value)
     if isinstance(value, dict):
         return {_cleaned(name): _cleaned(one) for name, one in value.items()}
     if isinstance(value, list):

@@ -50,7 +50,8 @@ from wakeloop.testing.slack import APP_TOKEN, SlackStandIn
 from wakeloop.testing.slack_blocks import check_blocks, unescaped
 from wakeloop_channels.slack import SCOPES, SlackChannel
 from wakeloop_channels.slack_blocks import message_blocks
-from wakeloop_channels.slack_text import clean, escape, read, rich_text, unescape
+from wakeloop_channels.slack_text import escape, read, rich_text, unescape
+from wakeloop_channels.text import well_formed
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ class TestText:
     @given(st.text())
     def test_any_text_is_shown_as_it_is(self, text: str) -> None:
         """In the block and in the notification: no markup, no mention, no link in disguise, any alphabet."""
-        said = clean(text)
+        said = well_formed(text)
         block = rich_text(said)
 
         parts = block["elements"][0]["elements"]

@@ -140,20 +140,16 @@ def test_what_was_not_recorded_is_not_acknowledged(slack: SlackStandIn) -> None:
     slack.wait_for_connections(0)
     slack.webhook_timeout = 5.0
     with Listener(listening(slack), next_one):
-        slack.wait_for_connections()
-        answers = slack.redeliver()
+        slack.wait_for_acknowledgements()
 
     assert isinstance(first.error, ConnectionResetError)
     assert dying.items == []
     assert [one.text for one in next_one.items] == ["do not lose me"]
-    assert [answer.status for answer in answers] == [200]
-    assert slack.redeliver() == []
 
 
 def test_a_process_that_dies_before_the_acknowledgement_has_it_twice(slack: SlackStandIn) -> None:
     """With one id, so that it counts once."""
     inlet = Taken()
-    slack.webhook_timeout = 0.5
 
     def lose() -> None:
         threading.Thread(target=slack.close_sockets).start()
@@ -163,11 +159,7 @@ def test_a_process_that_dies_before_the_acknowledgement_has_it_twice(slack: Slac
     inlet.before = lose
     with Listener(listening(slack), inlet):
         slack.wait_for_connections()
-        with pytest.raises(TimeoutError):
-            slack.say("once")
-        slack.webhook_timeout = 5.0
-        slack.wait_for_connections()
-        slack.redeliver()
+        slack.say("once")
 
     assert [one.text for one in inlet.items] == ["once", "once"]
     assert len({one.provider_id for one in inlet.items}) == 1

@@ -113,7 +113,7 @@ class SlackStandIn:
 
     def start(self) -> Self:
         """Listen; the port is known from here on."""
-        self._server = Server(self._address, self._answer, self._admit, self._acknowledge)
+        self._server = Server(self._address, self._answer, self._admit, self._waiting, self._acknowledge)
         self._server.start()
         return self
 
@@ -324,11 +324,11 @@ class SlackStandIn:
         proof = {"X-Slack-Request-Timestamp": str(stamp), "X-Slack-Signature": signed} if signed else {}
         return post(self.webhook, body, {**headers, **proof}, self.webhook_timeout)
 
-    def redeliver(self) -> list[Answer]:
-        """Send what was not acknowledged over the socket again."""
+    def wait_for_acknowledgements(self, *, timeout: float = 10.0) -> None:
+        """Return once everything that was sent over sockets is acknowledged. Raises TimeoutError after `timeout` seconds."""
         with self._changed:
-            waiting = list(self._unacknowledged.values())
-        return [self._envelope({**one, "retry_attempt": 1, "retry_reason": "timeout"}) for one in waiting]
+            if not self._changed.wait_for(lambda: not self._unacknowledged, timeout):
+                raise TimeoutError(f"{len(self._unacknowledged)} envelopes were not acknowledged.")
 
     def close_sockets(self, *, reason: str | None = None) -> None:
         """Close the sockets, after a `disconnect` with this reason if there is one."""
@@ -438,24 +438,28 @@ class SlackStandIn:
             return known
 
     def _over_socket(self, kind: str, payload: Mapping[str, Any], *, accepts: bool) -> Answer:
-        return self._envelope(
-            {
-                "envelope_id": str(self._clock.new_id()), "type": kind, "payload": payload,
-                "accepts_response_payload": accepts,
-            }
-        )  # fmt: skip
-
-    def _envelope(self, envelope: dict[str, Any]) -> Answer:
-        id = envelope["envelope_id"]
+        """Send an envelope. What is not acknowledged comes again with the next socket that the app opens; if it has none
+        open now, so will this, and the answer is a 503."""
+        id = str(self._clock.new_id())
+        envelope = {
+            "envelope_id": id, "type": kind, "payload": payload, "accepts_response_payload": accepts,
+        }  # fmt: skip
         with self._changed:
             self._unacknowledged[id] = envelope
         if not self._running.send(envelope):
-            raise OSError("The app has no socket open.")
+            return Answer(503, "")
         with self._changed:
             if not self._changed.wait_for(lambda: id in self._acknowledged, self.webhook_timeout):
                 raise TimeoutError(f"The envelope was not acknowledged in {self.webhook_timeout} s.")
-            payload = self._acknowledged[id]
-        return Answer(200, "" if payload is None else json.dumps(payload))
+            answer = self._acknowledged[id]
+        return Answer(200, "" if answer is None else json.dumps(answer))
+
+    def _waiting(self) -> list[dict[str, Any]]:
+        with self._changed:
+            return [
+                {**one, "retry_attempt": 1, "retry_reason": "timeout"}
+                for one in self._unacknowledged.values()
+            ]
 
     def _acknowledge(self, id: str, payload: Any) -> None:
         with self._changed:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
@@ -69,18 +69,20 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> A
 class Server:
     """Serves `answer` for HTTP, and sockets whose ticket `admit` takes, until `stop`.
 
-    acknowledged: called with the envelope's id and what came with it."""
+    waiting: what a new socket is sent at once. acknowledged: called with the envelope's id and what came with it."""
 
     def __init__(
         self,
         address: tuple[str, int],
         answer: Callable[[Call], Reply],
         admit: Callable[[str], bool],
+        waiting: Callable[[], Sequence[Mapping[str, Any]]],
         acknowledged: Callable[[str, Any], None],
     ) -> None:
         self._address = address
         self._answer = answer
         self._admit = admit
+        self._waiting = waiting
         self._acknowledged = acknowledged
         self._sockets: list[web.WebSocketResponse] = []
         self._started = threading.Event()
@@ -175,6 +177,8 @@ class Server:
         socket = web.WebSocketResponse(autoping=True)
         await socket.prepare(request)
         await socket.send_str(json.dumps({"type": "hello", "num_connections": len(self._sockets) + 1}))
+        for envelope in self._waiting():
+            await socket.send_str(json.dumps(envelope))
         with self._changed:
             self._sockets.append(socket)
             self._changed.notify_all()

@@ -58,10 +58,23 @@ class StandInMessage:
         return shown(self.blocks) if self.blocks else unescaped(self.text)
 
     @property
+    def body(self) -> str:
+        """What they see, without a title in bold."""
+        bold = [part["text"] for part in self._parts() if part.get("style") == {"bold": True}]
+        return self.shown.removeprefix("".join(bold))
+
+    @property
     def labels(self) -> list[str]:
         """What can be pressed."""
         found = [element for block in self.blocks for element in block.get("elements", ())]
         return [element["text"]["text"] for element in found if element["type"] == "button"]
+
+    def _parts(self) -> list[dict[str, Any]]:
+        """Those of rich text."""
+        sections = [
+            section for block in self.blocks if block["type"] == "rich_text" for section in block["elements"]
+        ]
+        return [part for section in sections for part in section["elements"]]
 
 
 @dataclass(frozen=True, kw_only=True)
