@@ -61,6 +61,7 @@ TEXT_CHARACTERS = 40_000
 
 CONVERSATION_SECONDS = 24 * 60 * 60
 THREADS_SEARCHED = 5
+THREAD_GONE = frozenset({"cannot_reply_to_message", "message_not_found", "thread_not_found"})
 EVENT_TYPE = "wakeloop_delivery"
 
 SCOPES = (
@@ -133,9 +134,7 @@ class SlackChannel:
             "unfurl_links": False,
             "unfurl_media": False,
         }
-        answer = await self._api.call(
-            "chat.postMessage", {name: value for name, value in asked.items() if value is not None}
-        )
+        answer = await self._post({name: value for name, value in asked.items() if value is not None})
         stands, ts = text_at(answer, "channel"), text_at(answer, "ts")
         if stands is None or ts is None:
             raise ChannelError(
@@ -156,8 +155,12 @@ class SlackChannel:
         listings += [("conversations.replies", {**since, "ts": root}) for root in roots[:THREADS_SEARCHED]]
         found: list[str] = []
         for method, asked in listings:
-            async for page in self._api.pages(method, asked):
-                found += [ts for one in page.get("messages", ()) if (ts := _ts_of(one, message.key))]
+            try:
+                async for page in self._api.pages(method, asked):
+                    found += [ts for one in page.get("messages", ()) if (ts := _ts_of(one, message.key))]
+            except PermanentChannelError as error:
+                if error.code not in THREAD_GONE:
+                    raise
         fresh = [ts for ts in found if f"{channel}:{ts}" not in known]
         return _receipt(channel, min(fresh, key=float)) if fresh else None
 
@@ -245,7 +248,7 @@ class SlackChannel:
 
     async def fetch(self, attachment: Attachment) -> bytes:
         """The bytes of a file in the workspace. Raises ChannelError, PermanentChannelError if it is gone or not Slack's."""
-        return await self._api.fetch(attachment.url)
+        return await self._api.fetch(attachment.url, attachment.content_type)
 
     # ------------------------------------------------------------------ set-up
 
@@ -301,6 +304,16 @@ class SlackChannel:
                 raise ChannelError("Slack opened a direct conversation without an id.", code=None)
             self._direct[address] = channel
         return self._direct[address]
+
+    async def _post(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Post a message; if the thread it belongs to is gone, outside of it."""
+        try:
+            return await self._api.call("chat.postMessage", asked)
+        except PermanentChannelError as error:
+            if "thread_ts" not in asked or error.code not in THREAD_GONE:
+                raise
+        del asked["thread_ts"]
+        return await self._api.call("chat.postMessage", asked)
 
     def _said(self, payload: Mapping[str, Any], speakers: Speakers) -> list[Incoming | DeliveryUpdate]:
         match payload["type"]:

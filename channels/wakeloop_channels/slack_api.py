@@ -103,8 +103,8 @@ class SlackApi:
             if not cursor:
                 return
 
-    async def fetch(self, url: str) -> bytes:
-        """A file of the workspace. The token is shown to nobody but Slack.
+    async def fetch(self, url: str, content_type: str) -> bytes:
+        """A file of the workspace, of this type. The token is shown to nobody but Slack.
 
         Raises ChannelError."""
         if not _is_slacks(url, self._api_url):
@@ -115,8 +115,9 @@ class SlackApi:
         with exchange("Slack", method="GET"):
             headers = {"Authorization": f"Bearer {self._token}"}
             async with self.session.get(url, headers=headers, allow_redirects=False) as response:
-                if response.status == 302 or response.content_type == "text/html":
-                    # Who may not see a file is sent to a page to sign in.
+                # Who may not see a file is sent, or shown, a page to sign in.
+                page = response.content_type == "text/html" and not content_type.startswith("text/html")
+                if response.status == 302 or page:
                     raise PermanentChannelError(
                         "Slack did not give the file: it is gone, or the app lacks the scope files:read.",
                         code=None,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientError
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.conformance.slack_kit import (
     ALICE,
@@ -48,7 +50,7 @@ from wakeloop.errors import ChannelError, ConfigurationError, PermanentChannelEr
 from wakeloop.events import Attachment
 from wakeloop.testing.slack import APP_TOKEN, SlackStandIn
 from wakeloop.testing.slack_blocks import check_blocks, unescaped
-from wakeloop_channels.slack import SCOPES, SlackChannel
+from wakeloop_channels.slack import EVENTS, SCOPES, SlackChannel
 from wakeloop_channels.slack_blocks import message_blocks
 from wakeloop_channels.slack_text import escape, read, rich_text, unescape
 from wakeloop_channels.text import well_formed
@@ -144,6 +146,7 @@ class TestNormalize:
 
 
 class TestText:
+    @settings(deadline=None)
     @given(st.text())
     def test_any_text_is_shown_as_it_is(self, text: str) -> None:
         """In the block and in the notification: no markup, no mention, no link in disguise, any alphabet."""
@@ -155,6 +158,7 @@ class TestText:
         assert (said or " ") == "".join(part.get("text") or part["url"] for part in parts)
         assert said == unescaped(escape(said)) == unescape(escape(said))
 
+    @settings(deadline=None)
     @given(st.text(alphabet="<>&@!#|U0BlC*~_`http:/.comampltg; ", max_size=40))
     def test_what_looks_like_markup_calls_nobody(self, text: str) -> None:
         """Escaped text comes back from Slack as the text it was."""
@@ -198,6 +202,7 @@ class TestText:
 
 
 class TestBlocks:
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.builds(
             Outgoing,
@@ -519,6 +524,19 @@ class TestThreads:
 
         assert [message.thread_ts for message in slack.messages] == [None, None, None]
 
+    def test_a_thread_that_is_gone_keeps_nothing_from_being_said(self, slack: SlackStandIn) -> None:
+        """Its first message was deleted: what was to follow begins anew, and is found there."""
+        it, gone = channel(slack), f"{datetime.now(UTC).timestamp():.6f}"
+        message = outgoing("thanks", TEAM, thread=(f"{TEAM}:{gone}/{gone}",))
+
+        receipt = send(it, message)
+
+        (sent,) = slack.messages
+        assert (sent.thread_ts, f"{TEAM}:{sent.ts}") == (None, receipt.provider_id)
+        found = find_sent(it, message)
+        assert found is not None
+        assert found.provider_id == receipt.provider_id
+
 
 class TestFindSent:
     def test_only_the_same_delivery_is_found(self, slack: SlackStandIn) -> None:
@@ -635,14 +653,36 @@ class TestCheck:
         assert URL not in [what for _, what in socket]
 
 
+class TestManifest:
+    def test_the_manifest_in_the_docs_asks_for_what_is_needed(self) -> None:
+        """The scopes and events that the code names, no less and no more."""
+        page = (Path(__file__).parents[2] / "docs" / "channels" / "slack.md").read_text()
+        manifest = json.loads(page.partition("```json\n")[2].partition("```")[0])
+
+        settings = manifest["settings"]
+        assert manifest["oauth_config"]["scopes"]["bot"] == list(SCOPES)
+        assert settings["event_subscriptions"]["bot_events"] == list(EVENTS)
+        assert settings["interactivity"]["is_enabled"]
+
+
 class TestFetch:
     def test_a_file_is_read_with_the_token(self, slack: SlackStandIn) -> None:
         """Its bytes as they are."""
-        file = slack._file("a.bin", "application/octet-stream", b"\x00\xff" * 1000)
+        file = slack.upload("a.bin", "application/octet-stream", b"\x00\xff" * 1000)
 
         data = using(channel(slack), lambda it: it.fetch(Attachment(url=file["url_private"])))
 
         assert data == b"\x00\xff" * 1000
+
+    def test_a_page_is_a_file_only_if_one_was_sent(self, slack: SlackStandIn) -> None:
+        """Else it is the one to sign in by."""
+        url = slack.upload("a.html", "text/html", b"<p>hi</p>")["url_private"]
+
+        data = using(channel(slack), lambda it: it.fetch(Attachment(url=url, content_type="text/html")))
+        with pytest.raises(PermanentChannelError):
+            using(channel(slack), lambda it: it.fetch(Attachment(url=url, content_type="text/plain")))
+
+        assert data == b"<p>hi</p>"
 
     def test_a_file_that_is_gone_is_told(self, slack: SlackStandIn) -> None:
         """Slack sends one who may not see it to a page to sign in."""

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.conformance.slack_kit import (
     ALICE,
@@ -159,6 +159,7 @@ class TestBodies:
 
         assert refused(RawRequest(method="GET", url=URL, headers=made.headers, body=made.body)) == 405
 
+    @settings(deadline=None)
     @given(st.binary(max_size=300), st.sampled_from([JSON, FORM, "text/plain"]))
     def test_any_bytes_are_refused_in_order(self, body: bytes, content_type: str) -> None:
         """With nothing but InvalidWebhook."""
@@ -168,6 +169,7 @@ class TestBodies:
 
         assert all(status in (None, *range(400, 500)) for status in statuses)
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.sampled_from(NAMES), st.data())
     @example("message_im", None)
     def test_a_payload_with_anything_in_any_place_is_read_or_refused(self, name: str, data: Any) -> None:

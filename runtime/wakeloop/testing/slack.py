@@ -222,7 +222,7 @@ class SlackStandIn:
             event = self.workspace.resource(message, metadata=False)
         event |= {"channel": where, "event_ts": message.ts}
         if files:
-            event |= {"subtype": "file_share", "files": [self._file(*file) for file in files]}
+            event |= {"subtype": "file_share", "files": [self.upload(*file) for file in files]}
         if f"<@{BOT_USER}>" in text and not where.startswith("D"):
             self.event({**event, "type": "app_mention"})
         kind = {"D": "im", "G": "group"}.get(where[0], "channel")
@@ -277,6 +277,13 @@ class SlackStandIn:
         return answer
 
     # What Slack does
+
+    def upload(self, name: str, content_type: str, content: bytes) -> dict[str, Any]:
+        """A file that the app can fetch; what an event tells of it."""
+        id = self.workspace.new_id("F")
+        self.files[id] = (content_type, content)
+        url = f"{self.url}/files/{id}"
+        return {"id": id, "name": name, "mimetype": content_type, "size": len(content), "url_private": url}
 
     def event(self, event: Mapping[str, Any], *, retry: int | None = None, **changes: Any) -> Answer:
         """Post an event of the Events API, signed. retry: how often it was tried before. changes: of the payload."""
@@ -382,12 +389,6 @@ class SlackStandIn:
         return Reply(
             text.encode(), headers=headers, delay=seconds, drop=fault is not None and fault.kind == "drop"
         )
-
-    def _file(self, name: str, content_type: str, content: bytes) -> dict[str, Any]:
-        id = self.workspace.new_id("F")
-        self.files[id] = (content_type, content)
-        url = f"{self.url}/files/{id}"
-        return {"id": id, "name": name, "mimetype": content_type, "size": len(content), "url_private": url}
 
     def _file_reply(self, call: Call) -> Reply:
         found = self.files.get(call.path.removeprefix("/files/"))

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from wakeloop.clock import Clock
 from wakeloop.testing.slack_blocks import InvalidBlocks, TooLong, check_blocks, check_view, shown, unescaped
@@ -284,7 +284,7 @@ class Workspace:
         self.changed.notify_all()
         return {"view": {**view, "id": opened.id}}
 
-    _METHODS: Mapping[str, Callable[[Workspace, Mapping[str, Any]], dict[str, Any]]] = {
+    _METHODS: ClassVar[Mapping[str, Callable[..., dict[str, Any]]]] = {
         "apps.connections.open": _connections_open,
         "auth.test": _auth_test,
         "chat.postEphemeral": _post_ephemeral,
