@@ -140,6 +140,7 @@ class Receiver:
 
     def __init__(self, slack: SlackChannel) -> None:
         self.events: list[Incoming | DeliveryUpdate] = []
+        self.reacting = threading.Lock()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -163,7 +164,8 @@ class Receiver:
                 self.wfile.write(content)
                 self.wfile.flush()
                 if known:
-                    using(slack, lambda it: it.react(made))
+                    with receiver.reacting:  # a channel is used on one event loop at a time
+                        using(slack, lambda it: it.react(made))
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -165,6 +165,35 @@ def test_a_process_that_dies_before_the_acknowledgement_has_it_twice(slack: Slac
     assert len({one.provider_id for one in inlet.items}) == 1
 
 
+def test_a_quiet_connection_stays(slack: SlackStandIn) -> None:
+    """The timeout is for answers: nobody may say anything for days."""
+    inlet = Taken()
+    with Listener(listening(slack, timeout=0.2), inlet):
+        slack.wait_for_connections()
+        before = slack.requests
+        threading.Event().wait(0.7)
+        slack.say("still there?")
+
+    assert slack.requests == before
+    assert [one.text for one in inlet.items] == ["still there?"]
+
+
+def test_a_dialog_that_cannot_be_opened_stops_nothing(
+    slack: SlackStandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line in the log says so; the person presses again."""
+    inlet = Taken()
+    send(channel(slack), approval())
+    with Listener(listening(slack), inlet):
+        slack.wait_for_connections()
+        slack.fail_next("expired_trigger_id", method="views.open")
+        slack.press(slack.messages[0], "No with a comment…")
+        slack.press(slack.messages[0], "Yes")
+
+    assert [one.pressed for one in inlet.items] == [f"{REQUEST}:yes"]
+    assert "could not be answered: PermanentChannelError" in caplog.text
+
+
 @pytest.mark.parametrize("reason", [None, "warning", "refresh_requested"])
 def test_a_connection_that_ends_is_replaced(slack: SlackStandIn, reason: str | None) -> None:
     """Slack renews each every few hours."""
