@@ -1,0 +1,215 @@
+"""What the tests of the Slack channel share: settings, signed requests, and a web server for webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from wakeloop.channel import (
+    Button,
+    ChannelServices,
+    DeliveryUpdate,
+    Field,
+    Incoming,
+    Outgoing,
+    RawRequest,
+    Receipt,
+)
+from wakeloop.errors import InvalidWebhook
+from wakeloop.testing.slack import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, SlackStandIn, sign
+from wakeloop_channels.slack import SlackChannel
+
+PAYLOADS = Path(__file__).parents[1] / "payloads" / "slack"
+URL = "https://agents.example.com/webhooks/slack"
+ALICE, BOB, CAROL = "U0ALICE001", "U0BOB00001", "U0CAROL001"
+TEAM, OTHER = "C0TEAM0001", "C0OTHER001"
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+REQUEST = "0123456789abcdef0123456789abcdef"
+APPROVAL = (
+    Button(label="Yes", value=f"{REQUEST}:yes", style="yes"),
+    Button(label="No", value=f"{REQUEST}:no", style="no"),
+)
+FIELDS = (
+    Field(name="title", label="Title", kind="text", description="as readers see it"),
+    Field(name="body", label="Body", kind="multiline", required=False, default="Once upon a time"),
+    Field(name="count", label="How many", kind="integer"),
+    Field(name="price", label="Price", kind="number", required=False),
+    Field(name="urgent", label="Urgent", kind="checkbox", required=False),
+    Field(name="day", label="Day", kind="date", default="2026-12-01"),
+    Field(name="at", label="When", kind="datetime-local"),
+    Field(name="hour", label="Hour", kind="time", required=False),
+    Field(name="size", label="Size", kind="select", choices=(("s", "Small"), ("l", "Large"))),
+    Field(name="more.data", label="Data", kind="json", required=False),
+)
+T = TypeVar("T")
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    section = {"bot_token": BOT_TOKEN, "signing_secret": SIGNING_SECRET, **changes}
+    return {name: value for name, value in section.items() if value is not None}
+
+
+def channel(slack: SlackStandIn | None = None, **changes: Any) -> SlackChannel:
+    if slack is not None:
+        changes = {"api_url": slack.api_url, **changes}
+    return SlackChannel.from_settings(settings(**changes), ChannelServices(webhook_url=URL))
+
+
+def listening(slack: SlackStandIn, **changes: Any) -> SlackChannel:
+    return channel(slack, socket_mode=True, app_token=APP_TOKEN, **changes)
+
+
+def outgoing(text: str = "Publish?", to: str = ALICE, *, age: float = 0.0, **more: Any) -> Outgoing:
+    claimed_at = datetime.now(UTC) - timedelta(seconds=age)
+    return Outgoing(**{"key": "d1", "address": to, "text": text, "claimed_at": claimed_at, **more})
+
+
+def approval(to: str = ALICE, **more: Any) -> Outgoing:
+    return outgoing("Publish?", to, kind="approval", buttons=APPROVAL, **more)
+
+
+def using(slack: SlackChannel, use: Callable[[SlackChannel], Awaitable[T]]) -> T:
+    """Run `use` on a loop of its own, and close the channel's connections there."""
+
+    async def run() -> T:
+        try:
+            return await use(slack)
+        finally:
+            await slack.close()
+
+    return asyncio.run(run())
+
+
+def send(slack: SlackChannel, message: Outgoing) -> Receipt:
+    return using(slack, lambda it: it.send(message))
+
+
+def find_sent(slack: SlackChannel, message: Outgoing, *known: str) -> Receipt | None:
+    return using(slack, lambda it: it.find_sent(message, frozenset(known)))
+
+
+def signed(
+    body: bytes, *, content_type: str = JSON, secret: str = SIGNING_SECRET, age: float = 0.0, **headers: str
+) -> RawRequest:
+    stamp = int(time.time() - age)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return RawRequest(
+        method="POST",
+        url=URL,
+        headers={
+            "content-type": content_type,
+            "x-slack-request-timestamp": str(stamp),
+            "x-slack-signature": sign(body, secret, stamp),
+            **named,
+        },
+        body=body,
+    )
+
+
+def request(payload: dict[str, Any]) -> RawRequest:
+    """A payload as Slack posts it: events as JSON, interactions in a form."""
+    text = json.dumps(payload)
+    if payload.get("type") in ("block_actions", "view_submission"):
+        return signed(urlencode({"payload": text}).encode(), content_type=FORM)
+    return signed(text.encode())
+
+
+def payload(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((PAYLOADS / f"{name}.json").read_text())
+    return found
+
+
+def said(slack: SlackChannel, found: dict[str, Any]) -> list[Incoming]:
+    """What a payload says, after its signature was checked."""
+    made = request(found)
+    slack.verify(made)
+    return [item for item in slack.parse(made) if isinstance(item, Incoming)]
+
+
+class Receiver:
+    """A web server that treats webhooks as the runtime does: verify, parse, answer, and only then react."""
+
+    def __init__(self, slack: SlackChannel) -> None:
+        self.events: list[Incoming | DeliveryUpdate] = []
+        self.reacting = threading.Lock()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                made = RawRequest(method="POST", url=receiver.url, headers=headers, body=body)
+                known = True
+                try:
+                    slack.verify(made)
+                    receiver.events += slack.parse(made)
+                    response = slack.respond(made)
+                    status, content, content_type = response.status, response.body, response.content_type
+                except InvalidWebhook as error:
+                    known = False
+                    status, content, content_type = error.status, str(error).encode(), "text/plain"
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+                self.wfile.flush()
+                if known:
+                    with receiver.reacting:  # a channel is used on one event loop at a time
+                        using(slack, lambda it: it.react(made))
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/webhooks/slack"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    @property
+    def said(self) -> list[Incoming]:
+        return [event for event in self.events if isinstance(event, Incoming)]
+
+    def __enter__(self) -> Receiver:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Office:
+    """A stand-in that calls a receiver, and a channel to write with; as `with office() as it`."""
+
+    def __init__(self, **changes: Any) -> None:
+        members = {TEAM: [ALICE, BOB, CAROL], OTHER: [ALICE]}
+        self.slack = SlackStandIn(channels=members, users=[ALICE, BOB, CAROL], webhook_timeout=10.0)
+        self._changes = changes
+
+    def __enter__(self) -> Office:
+        self.slack.start()
+        self.channel = channel(self.slack, **self._changes)
+        self.receiver = Receiver(channel(self.slack, **self._changes)).__enter__()
+        self.slack.webhook = self.receiver.url
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.receiver.__exit__(*exc)
+        self.slack.stop()
+
+    def send(self, message: Outgoing) -> Any:
+        """Send a message; as it stands in Slack."""
+        receipt = send(self.channel, message)
+        (found,) = [one for one in self.slack.messages if f"{one.channel}:{one.ts}" == receipt.provider_id]
+        return found
