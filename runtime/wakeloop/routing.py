@@ -98,7 +98,8 @@ class Routing:
     """Finds where messages go, in the caller's transaction; what became of each, in words.
 
     A reply belongs to the request whose button was pressed, whose message it answers, whose signed token it carries or
-    whose code it names; else to the only open one of its sender. If there are several, the sender is asked. What answers
+    whose code it names; else to the only open one of its sender, unless it answers another message by the provider's own
+    word. If there are several, the sender is asked. What answers
     no request goes to the session in whose thread it stands; else to the run that waits for a message of the sender,
     else to the agent that takes such messages; if that fits several, the sender is asked. What then is left over and
     came after a request of theirs had ended is answered with what happened to that.
@@ -157,9 +158,11 @@ class Routing:
         coded = self._coded(message, contact, {row.code: row.id for row in open_ones})
         if coded is not None:
             return self._reply(message, contact, *coded)
-        if len(open_ones) == 1:
+        # By the provider's own word it answers something, and that was no request of ours.
+        elsewhere = message.incoming.reply_to is not None
+        if len(open_ones) == 1 and not elsewhere:
             return self._reply(message, contact, open_ones[0].id, message.text)
-        if open_ones:
+        if open_ones and not (elsewhere and self._is_wanted(message, contact)):
             return self._ask_which(message, contact, open_ones)
         return self._to_session(message, contact)
 
@@ -257,8 +260,11 @@ class Routing:
         ]
         if len(open_ones) > LISTED:
             lines.append(f"… and {len(open_ones) - LISTED} more")
-        head = f"{len(open_ones)} questions are open. Reply with a code and your answer:"
+        count = "1 question is" if len(open_ones) == 1 else f"{len(open_ones)} questions are"
+        head = f"{count} open. Reply with a code and your answer:"
         self._say(message, "\n".join([head, *lines]), contact=contact)
+        if len(open_ones) == 1:
+            return "answers another message than the open question's; asked whether it is meant"
         return f"could answer {len(open_ones)} questions; asked which"
 
     # ------------------------------------------------------------------ sessions
@@ -305,6 +311,11 @@ class Routing:
             (row.agent, row.key): row.contact for row in received.waiting_for(message.connection, contact)
         }
         return [name for name, wanted in found.items() if wanted is not None] or list(found)
+
+    def _is_wanted(self, message: Arrived, contact: str) -> bool:
+        """Whether a run waits for what this contact writes, or an agent takes it."""
+        event = self._event(message, contact, message.text)
+        return bool(self._waiting(message, contact) or self._world.registry.takers(event))
 
     def _left_over(self, message: Arrived, contact: str) -> str:
         """Nobody takes it: perhaps it came too late, else it is kept and shown."""

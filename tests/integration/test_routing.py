@@ -60,6 +60,33 @@ def test_the_only_open_question_gets_the_reply() -> None:
         assert sim.run(run).result == "yes"
 
 
+def test_a_reply_to_another_message_is_not_taken_for_the_only_open_question() -> None:
+    """By the provider's own word it answers something else: nothing is guessed, and the sender is asked."""
+    with Simulation([asker], contacts=PEOPLE) as sim:
+        run = sim.start(asker, "Ship it?")
+
+        outcome = sim.reply("alice", "yes", reply_to="a message of somebody else's")
+        asked = texts(sim)[-1]
+        code = sim.requests()[0].code
+        waiting = sim.run(run).status
+        sim.reply("alice", f"{code} yes", reply_to="a message of somebody else's")
+
+        assert outcome == "answers another message than the open question's; asked whether it is meant"
+        assert asked == f"1 question is open. Reply with a code and your answer:\n{code}: Ship it?"
+        assert (waiting, sim.run(run).result) == ("waiting", "yes")
+
+
+def test_a_reply_to_a_notice_goes_to_who_takes_messages_and_not_to_the_open_question() -> None:
+    """What answers a message that asked nothing is a message of its own, if an agent takes messages."""
+    with Simulation([asker, echo], contacts=PEOPLE) as sim:
+        run = sim.start(asker, "Ship it?")
+
+        sim.reply("alice", "thanks, yes", reply_to="a notice of ours")
+
+        assert sim.run(run).status == "waiting"
+        assert [one.result for one in sim.runs(echo)] == ["thanks, yes"]
+
+
 def test_with_two_open_questions_the_code_decides_in_any_position() -> None:
     """The second question carries its code; replies may name it first or last, in any case."""
     with Simulation([asker], contacts=PEOPLE) as sim:
