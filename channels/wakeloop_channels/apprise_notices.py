@@ -136,7 +136,7 @@ class AppriseChannel:
         result = await asyncio.to_thread(self._notify, url.get_secret_value(), message)
         if result.status == AppriseResultStatus.SUCCESS:
             return Receipt(provider_id=f"apprise-{message.key}")
-        raise _failure(message.address, result)
+        raise _failure(result)
 
     async def find_sent(self, message: Outgoing, known: frozenset[str]) -> Receipt | None:
         """Apprise keeps nothing of what it sent."""
@@ -162,7 +162,7 @@ class AppriseChannel:
         """One notice by a plugin of its own: one that is used again would wait between its notices."""
         plugin = Apprise.instantiate(url, asset=_asset())
         if plugin is None:
-            raise PermanentChannelError(f"Apprise does not know the URL of {message.address} any more.")
+            raise PermanentChannelError("Apprise does not know the service's URL any more.")
         text = message.text
         if message.kind and message.link and message.link not in text:
             text = f"{text}\n\nAnswer here: {message.link}"
@@ -188,21 +188,19 @@ def _asset() -> AppriseAsset:
     )
 
 
-def _failure(name: str, result: AppriseResult) -> ChannelError:
+def _failure(result: AppriseResult) -> ChannelError:
     """What Apprise's lines mean. Of them only the status and its phrase are told: they may name hosts and people."""
     if result.status == AppriseResultStatus.TIMEOUT:
-        return ChannelError(
-            f"Apprise did not get done with {name} in time; whether the notice went is unknown."
-        )
+        return ChannelError("The service did not answer Apprise in time; whether the notice went is unknown.")
     answers = [found for entry in result.logs() if (found := _ANSWERED.search(entry.message))]
     if not answers:
         return ChannelError(
-            f"Apprise could not reach {name}, or lost it; whether the notice went is unknown."
+            "Apprise could not reach the service, or lost it; whether the notice went is unknown."
         )
     status = int(answers[-1]["status"])
     phrase = (answers[-1]["phrase"] or "").strip(" .")
     advice = f" {ADVICE[status]}" if status in ADVICE else ""
-    words = f"{name} answered {status}{f' ({phrase})' if phrase else ''}.{advice}"
+    words = f"The service answered {status}{f' ({phrase})' if phrase else ''}.{advice}"
     if status in UNTAKEN_STATUSES:
         return TemporaryChannelError(words, code=str(status), retry_after=None)
     if status >= 500:

@@ -13,6 +13,7 @@ from typing import Any
 
 from wakeloop.channel import Button, DeliveryStatus, DeliveryUpdate, Incoming
 from wakeloop.events import Attachment
+from wakeloop_channels.text import well_formed
 
 MESSAGE = "m.room.message"
 REACTION = "m.reaction"
@@ -246,12 +247,7 @@ def _object(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _text(holder: Mapping[str, Any], name: str) -> str | None:
     found = holder.get(name)
-    return _clean(found) if isinstance(found, str) and found else None
-
-
-def _clean(text: str) -> str:
-    """Without U+0000 and half surrogates, which databases refuse."""
-    return text.replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return well_formed(found) if isinstance(found, str) and found else None
 
 
 def _json(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,9 +255,9 @@ def _json(event: Mapping[str, Any]) -> dict[str, Any]:
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
-            return _clean(value)
+            return well_formed(value)
         if isinstance(value, Mapping):
-            return {_clean(str(key)): clean(one) for key, one in value.items()}
+            return {well_formed(str(key)): clean(one) for key, one in value.items()}
         if isinstance(value, list):
             return [clean(one) for one in value]
         return value

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic_core import from_json
 
 from wakeloop.channel import DeliveryStatus, DeliveryUpdate, File, Incoming, Outgoing
 from wakeloop.errors import InvalidWebhook
 from wakeloop.events import Attachment
 from wakeloop_channels.data_urls import is_data_url, read_data_url
+from wakeloop_channels.text import well_formed
 
 MAX_TEXT = 100_000
 MAX_ATTACHMENTS = 20
@@ -175,14 +176,14 @@ def created(message: Outgoing) -> dict[str, Any]:
 
 
 def read_body(body: bytes) -> MessageReceived | MessageStatus:
-    """What a body says; U+0000, which databases refuse, is replaced. Raises InvalidWebhook (400) with what is wrong
+    """What a body says; what databases refuse, U+0000 and half surrogates, is replaced. Raises InvalidWebhook (400) with what is wrong
     with it, of which nothing is repeated but the names of its parts."""
     try:
-        payload = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
+        payload = _storable(json.loads(body.decode(), parse_constant=_refuse_constant))
+    except (ValueError, RecursionError) as error:
         raise InvalidWebhook("The body is no JSON in UTF-8.", status=400) from error
     try:
-        return _COMES.validate_python(_without_nul(payload))
+        return _COMES.validate_python(payload)
     except ValidationError as error:
         raise InvalidWebhook(f"The body is none of ours: {_problems(error)}.", status=400) from None
 
@@ -249,13 +250,17 @@ def _file(file: ReceivedAttachment, number: int) -> File:
     return File(name=file.name or f"file-{number}", content_type=file.content_type or content_type, data=data)
 
 
-def _without_nul(value: Any) -> Any:
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _storable(value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
+        return well_formed(value)
     if isinstance(value, list):
-        return [_without_nul(one) for one in value]
+        return [_storable(one) for one in value]
     if isinstance(value, dict):
-        return {_without_nul(key): _without_nul(one) for key, one in value.items()}
+        return {well_formed(key): _storable(one) for key, one in value.items()}
     return value
 
 

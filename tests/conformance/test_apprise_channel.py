@@ -177,8 +177,8 @@ class TestSend:
             send(at(service), "a secret text")
 
         assert raised.value.code == str(status)
-        assert f"ops answered {status}" in str(raised.value)
-        for hidden in (SECRET, "127.0.0.1", "a secret text"):
+        assert f"answered {status}" in str(raised.value)
+        for hidden in (SECRET, "ops", "127.0.0.1", "a secret text"):
             assert hidden not in str(raised.value)
             assert hidden not in str(logged)
 
