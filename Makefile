@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup browser demo test check format clean
+.PHONY: setup browser demo test check matrix format clean
 
 setup: .venv/ready
 
@@ -34,9 +34,18 @@ check: setup browser
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+# The Matrix channel against Synapse instead of the stand-in; too heavy for every run.
+matrix: setup .venv-synapse/ready
+	WAKELOOP_SYNAPSE=$(CURDIR)/.venv-synapse/bin/python $(BIN)/python -m pytest tests/conformance/test_matrix_channel.py
+
+.venv-synapse/ready:
+	$(PYTHON) -m venv .venv-synapse
+	.venv-synapse/bin/python -m pip install --quiet "matrix-synapse>=1.163"
+	touch $@
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-synapse .pytest_cache .mypy_cache .ruff_cache .hypothesis
