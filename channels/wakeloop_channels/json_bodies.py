@@ -8,6 +8,7 @@ from typing import Any
 
 from wakeloop.channel import RawRequest
 from wakeloop.errors import InvalidWebhook
+from wakeloop_channels.text import well_formed
 
 
 def read_object(request: RawRequest, *, limit: int, provider: str) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def whole(parent: Mapping[str, Any], name: str) -> int:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return well_formed(value)
     if isinstance(value, list):
         return [_clean(one) for one in value]
     if isinstance(value, dict):

@@ -54,6 +54,7 @@ from wakeloop_channels.telegram_updates import (
     read_update,
     split_id,
 )
+from wakeloop_channels.text import well_formed
 
 log = logging.getLogger("wakeloop.channels.telegram")
 
@@ -183,9 +184,9 @@ class TelegramChannel:
         The text goes as it is, without formatting and without a preview of its links; a subject goes above it. Raises
         TemporaryChannelError if no connection was made or Telegram said 429; PermanentChannelError if it refused. A lost
         answer or a 5xx leaves it open whether the message was taken; so does a failure after the first file went."""
-        chat, text = int(message.address), message.text
+        chat, text = int(message.address), well_formed(message.text)
         if message.subject is not None:
-            text = f"{message.subject}\n\n{text}"
+            text = f"{well_formed(message.subject)}\n\n{text}"
         before = _answered(message.thread, self._number, chat)
         bot = self._connected()[0]
         with carried():
@@ -314,9 +315,7 @@ class TelegramChannel:
         return f"@{me.username}, {how}{waiting}{failed}"
 
     def guide(self, webhook_url: str) -> Sequence[tuple[str, str]]:
-        """The one call to make; @BotFather has no place for it."""
-        if self.settings.polling:
-            return [("deleteWebhook, if one was ever set", "no arguments: messages are fetched")]
+        """The one call to make unless messages are fetched; @BotFather has no place for it."""
         return [
             ("POST …/bot<token>/setWebhook, url", webhook_url),
             ("secret_token", "the first of WAKELOOP_TELEGRAM_SECRET_TOKENS"),
@@ -441,7 +440,8 @@ def _is_public(url: str) -> bool:
 
 def _cut(text: str, units: int) -> str:
     """The text, if it has no more than so many units of UTF-16, else its beginning."""
-    data = text.encode("utf-16-le", "replace")
+    text = well_formed(text)
+    data = text.encode("utf-16-le")
     if len(data) <= 2 * units:
         return text
     return data[: 2 * units - 2].decode("utf-16-le", "ignore") + "…"

@@ -38,6 +38,7 @@ from wakeloop.errors import ChannelError, InvalidWebhook
 from wakeloop.events import Attachment
 from wakeloop_channels.explaining import Secrets, read_settings, split_secrets
 from wakeloop_channels.http import exchange, json_object, refusal
+from wakeloop_channels.text import well_formed
 from wakeloop_channels.twilio_webhooks import check_signature, one, read_form
 
 CLOCK_SKEW_SECONDS = 5.0
@@ -211,7 +212,7 @@ class TwilioChannel:
             sender["status_callback"] = self._webhook_url
         # Without smart_encoded a messaging service may change the text, and `find_sent` would not know it again.
         created = await self._messages().create_async(
-            to=message.address, body=message.text, smart_encoded=False, **sender
+            to=message.address, body=well_formed(message.text), smart_encoded=False, **sender
         )
         if not created.sid:
             raise ChannelError(
@@ -242,7 +243,7 @@ class TwilioChannel:
                     and record.sid not in known
                     and str(record.direction).startswith("outbound")
                     and (service is None or record.messaging_service_sid == service)
-                    and _same_text(record.body or "", message.text)
+                    and _same_text(record.body or "", well_formed(message.text))
                 ):
                     found.append(record)
         # Newest first within one second, too; `min` takes the first of equals.

@@ -48,7 +48,8 @@ class WebChatChannel:
 
     def normalize(self, address: str) -> str:
         """The id as it is. Raises ValueError for what no contact's id can be."""
-        if not address or any(character.isspace() for character in address) or len(address) > 100:
+        blank = any(character.isspace() for character in address)
+        if not address or blank or not address.isprintable() or len(address) > 100:
             raise ValueError("a web address is the contact's own id")
         return address
 

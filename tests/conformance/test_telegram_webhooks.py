@@ -31,7 +31,7 @@ from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Button, Incoming, RawRequest
 from wakeloop.errors import InvalidWebhook, PermanentChannelError, TemporaryChannelError
-from wakeloop.testing.provider import Upload
+from wakeloop.testing.stand_in import Upload
 from wakeloop.testing.telegram import SECRET_TOKEN, TelegramStandIn
 
 BUTTONS = (Button(label="Approve", value=YES, style="yes"), Button(label="Deny", value=NO, style="no"))
@@ -351,7 +351,7 @@ class TestListen:
         waiting: list[int] = []
 
         def on_take() -> None:
-            waiting.append(len(telegram._updates))
+            waiting.append(len(telegram.updates))
             if len(waiting) == 1:
                 telegram.write("later", chat=ALICE)
 
@@ -361,7 +361,7 @@ class TestListen:
         texts = [event.text for event in inlet.items if isinstance(event, Incoming)]
         assert texts == ["/start", "/start", "later"]
         assert waiting[0] == 2
-        assert len(telegram._updates) == 0
+        assert len(telegram.updates) == 0
 
     def test_after_a_crash_they_come_again(self, telegram: TelegramStandIn) -> None:
         """With the same ids, so that they count once."""
@@ -423,7 +423,7 @@ class TestListen:
             await second.close()
             return one.exception()
 
-        telegram._updates.clear()
+        telegram.updates.clear()
         error = asyncio.run(both())
 
         assert isinstance(error, PermanentChannelError)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from wakeloop.testing.provider import Answer, Asked, Fault, Given, Provider, Upload, as_json, post
+from wakeloop.testing.stand_in import Answer, Asked, Failure, Given, StandIn, Upload, as_json, post
 
 __all__ = ["BOT_TOKEN", "SECRET_TOKEN", "Button", "TelegramMessage", "TelegramStandIn"]
 
@@ -72,7 +72,7 @@ class _Refused(Exception):
         self.status, self.words, self.parameters = status, words, parameters
 
 
-class TelegramStandIn(Provider):
+class TelegramStandIn(StandIn):
     """The Bot API for one bot, and the people who write to it.
 
     webhook, secret_token: where updates are posted and with which secret, as setWebhook sets them. A person's chat has
@@ -103,7 +103,7 @@ class TelegramStandIn(Provider):
         self._blocked: set[int] = set()
         self._said: dict[tuple[int, int], dict[str, Any]] = {}
         self._files: dict[str, bytes] = {}
-        self._updates: list[dict[str, Any]] = []
+        self.updates: list[dict[str, Any]] = []
         self._fetching = 0
         self._update_id = 700_000_000
         self._last_id: dict[int, int] = {}
@@ -165,7 +165,7 @@ class TelegramStandIn(Provider):
         self._update_id += 1
         update = {"update_id": self._update_id, **content}
         if self.webhook is None:
-            self._tell(lambda: self._updates.append(update))
+            self._tell(lambda: self.updates.append(update))
             return None
         return self.deliver(update, secret_token=secret_token)
 
@@ -214,7 +214,7 @@ class TelegramStandIn(Provider):
             return _no(refused.status, refused.words, **refused.parameters)
         return as_json(200, {"ok": True, "result": result})
 
-    def fail(self, fault: Fault) -> Given:
+    def fail(self, fault: Failure) -> Given:
         after = {} if fault.retry_after is None else {"retry_after": int(fault.retry_after)}
         return _no(fault.status, _WORDS.get(fault.status, "Internal Server Error"), **after)
 
@@ -223,7 +223,7 @@ class TelegramStandIn(Provider):
             return {"id": self.bot_id, "is_bot": True, "first_name": "Stand-in", "username": self.username}
         if method == "getWebhookInfo":
             info: dict[str, Any] = {"url": self.webhook or "", "has_custom_certificate": False}
-            info["pending_update_count"] = len(self._updates)
+            info["pending_update_count"] = len(self.updates)
             return info | ({"last_error_message": self.last_error} if self.last_error else {})
         if method == "setWebhook":
             self.webhook, self.secret_token = fields.get("url") or None, fields.get("secret_token", "")
@@ -257,9 +257,9 @@ class TelegramStandIn(Provider):
             self._fetching += 1
             mine = self._fetching
             self._changed.notify_all()
-            self._updates = [update for update in self._updates if update["update_id"] >= offset]
+            self.updates = [update for update in self.updates if update["update_id"] >= offset]
             self._changed.wait_for(
-                lambda: self._updates or mine != self._fetching or self._stopping.is_set(),
+                lambda: self.updates or mine != self._fetching or self._stopping.is_set(),
                 int(fields.get("timeout", 0)),
             )
             if mine != self._fetching:
@@ -268,7 +268,7 @@ class TelegramStandIn(Provider):
                 )
                 raise _Refused(409, f"Conflict: {words}")
             kinds = json.loads(fields.get("allowed_updates", "[]"))
-            return [one for one in self._updates if not kinds or set(one) & set(kinds)][:100]
+            return [one for one in self.updates if not kinds or set(one) & set(kinds)][:100]
 
     def _get_file(self, fields: Mapping[str, str]) -> dict[str, Any]:
         id = fields.get("file_id", "")

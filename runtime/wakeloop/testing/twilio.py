@@ -85,6 +85,7 @@ class StandInMessage:
     status_callback: str | None = None
     messaging_service_sid: str | None = None
     error_code: int | None = None
+    media: Sequence[str] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -269,9 +270,24 @@ class TwilioStandIn:
         """Report a message's status to its StatusCallback, or to the webhook if it has none.
 
         Raises OSError if nobody answers."""
-        message = next((message for message in self.messages if message.sid == sid), None)
+        message = self._taken(sid)
         if message is not None:
             self._advance(message, status, error_code)
+        parameters = self.status_parameters(sid, status, error_code)
+        callback = message.status_callback if message is not None else None
+        try:
+            answer = self.post(parameters, url=callback)
+        except OSError:
+            self._note_callback(StatusCallback(sid=sid, status=status, answer=None))
+            raise
+        self._note_callback(StatusCallback(sid=sid, status=status, answer=answer))
+        return answer
+
+    def status_parameters(
+        self, sid: str, status: str, error_code: int | None = None
+    ) -> list[tuple[str, str]]:
+        """The form of a status callback about that message, which stays as it is."""
+        message = self._taken(sid)
         parameters = [
             ("AccountSid", self.account_sid),
             ("ApiVersion", API_VERSION),
@@ -286,14 +302,11 @@ class TwilioStandIn:
                 parameters.append(("MessagingServiceSid", message.messaging_service_sid))
         if error_code is not None:
             parameters.append(("ErrorCode", str(error_code)))
-        callback = message.status_callback if message is not None else None
-        try:
-            answer = self.post(sorted(parameters), url=callback)
-        except OSError:
-            self._note_callback(StatusCallback(sid=sid, status=status, answer=None))
-            raise
-        self._note_callback(StatusCallback(sid=sid, status=status, answer=answer))
-        return answer
+        return sorted(parameters)
+
+    def message_parameters(self, text: str, *, from_: str) -> list[tuple[str, str]]:
+        """The form of the webhook for a message that somebody sends."""
+        return _webhook_parameters(self._inbound(text, from_, None, None), self.account_sid, ())
 
     # What goes wrong: each applies to one request to the API, in the order in which they were asked for
 
@@ -347,7 +360,7 @@ class TwilioStandIn:
             return Reply(200, dump(self._resource(message)))
         if method == "GET":
             return Reply(200, dump(self._list(path, dict(parse_qsl(query)))))
-        message = self._create(dict(parse_qsl(body.decode(), keep_blank_values=True)))
+        message = self._create(parse_qsl(body.decode(), keep_blank_values=True))
         then = (lambda: self._run(self._deliver, message)) if self.auto_status else None
         return Reply(201, dump(self._resource(message)), then=then)
 
@@ -359,7 +372,8 @@ class TwilioStandIn:
             return False
         return scheme.lower() == "basic" and bool(password) and self._credentials.get(username) == password
 
-    def _create(self, form: dict[str, str]) -> StandInMessage:
+    def _create(self, parameters: list[tuple[str, str]]) -> StandInMessage:
+        form = dict(parameters)
         to, from_, service = form.get("To", ""), form.get("From"), form.get("MessagingServiceSid")
         body, callback = form.get("Body", ""), form.get("StatusCallback")
         facts = {"to": to, "from_": from_ or "", "callback": callback or ""}
@@ -386,6 +400,7 @@ class TwilioStandIn:
             date_created=self._clock.now(),
             status_callback=callback,
             messaging_service_sid=service,
+            media=[value for name, value in parameters if name == "MediaUrl"],
             fields=form,
         )
         with self._changed:
@@ -481,6 +496,9 @@ class TwilioStandIn:
             date_created=self._clock.now(),
             date_sent=self._clock.now(),
         )
+
+    def _taken(self, sid: str) -> StandInMessage | None:
+        return next((message for message in self.messages if message.sid == sid), None)
 
     def _note_opt_out(self, text: str, person: str) -> None:
         word = text.strip().upper()

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from wakeloop.testing.twilio_http import Answer, Server, post_form
 
-__all__ = ["Answer", "Asked", "Fault", "Given", "Provider", "Upload", "as_json", "post"]
+__all__ = ["Answer", "Asked", "Failure", "Given", "StandIn", "Upload", "as_json", "post"]
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Given:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
+class Failure:
     """What goes wrong with one request. page: the answer is a gateway's page, not the provider's own."""
 
     kind: Literal["fail", "drop", "slow"]
@@ -78,13 +78,13 @@ class Fault:
     seconds: float = 0.0
 
 
-class Provider:
-    """A server that a stand-in inherits: it says what it answers (`answer`), and how it refuses (`fail`)."""
+class StandIn:
+    """What a stand-in inherits: it says itself what it answers (`answer`), and how it refuses (`fail`)."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self.requests = 0
         self._address = (host, port)
-        self._faults: deque[Fault] = deque()
+        self._faults: deque[Failure] = deque()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._server: _Http | None = None
@@ -94,7 +94,7 @@ class Provider:
         """Do what a request asks for."""
         raise NotImplementedError
 
-    def fail(self, fault: Fault) -> Given:
+    def fail(self, fault: Failure) -> Given:
         """How the provider says that it does not do it."""
         raise NotImplementedError
 
@@ -141,15 +141,15 @@ class Provider:
 
     def fail_next(self, status: int, *, retry_after: float | None = None, page: bool = False) -> None:
         """Refuse the next request with this status; `page`: with the HTML page of a gateway."""
-        self._faults.append(Fault(kind="fail", status=status, retry_after=retry_after, page=page))
+        self._faults.append(Failure(kind="fail", status=status, retry_after=retry_after, page=page))
 
     def drop_next_after_taking(self) -> None:
         """Do what the next request asks for, then close the connection without an answer."""
-        self._faults.append(Fault(kind="drop"))
+        self._faults.append(Failure(kind="drop"))
 
     def slow_next(self, seconds: float) -> None:
         """Do what the next request asks for, and answer `seconds` later."""
-        self._faults.append(Fault(kind="slow", seconds=seconds))
+        self._faults.append(Failure(kind="slow", seconds=seconds))
 
     def handle(self, asked: Asked) -> Given | None:
         """Answer one request; None closes the connection instead."""
@@ -186,7 +186,7 @@ class Provider:
 class _Http(Server):
     """The server of one stand-in."""
 
-    def __init__(self, address: tuple[str, int], provider: Provider) -> None:
+    def __init__(self, address: tuple[str, int], provider: StandIn) -> None:
         super().__init__(address, lambda *_: None)
         self.provider = provider
         self.RequestHandlerClass = _Handler
