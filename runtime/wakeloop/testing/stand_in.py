@@ -82,7 +82,9 @@ class StandIn:
     """What a stand-in inherits: it says itself what it answers (`answer`), and how it refuses (`fail`)."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        """`faults_at`: only requests whose path ends like this go wrong."""
         self.requests = 0
+        self.faults_at = ""
         self._address = (host, port)
         self._faults: deque[Failure] = deque()
         self._changed = threading.Condition()
@@ -155,7 +157,7 @@ class StandIn:
         """Answer one request; None closes the connection instead."""
         with self._changed:
             self.requests += 1
-            fault = self._faults.popleft() if self._faults else None
+            fault = self._faults.popleft() if self._faults and asked.path.endswith(self.faults_at) else None
         if fault is not None and fault.kind == "fail":
             page = b"<html><h1>Bad Gateway</h1></html>"
             return (
