@@ -58,7 +58,7 @@ class Button:
 @dataclass(frozen=True, kw_only=True)
 class DiscordMessage:
     """A message of the bot's, as it stands now. to: the person or, for a channel, None. content: as it was sent; text: as
-    people read it. pings: whether it calls anybody."""
+    people read it. pings: whether it calls anybody. author: whose it is, if not the bot's."""
 
     channel: str
     id: str
@@ -68,6 +68,7 @@ class DiscordMessage:
     reply_to: str | None = None
     files: tuple[Upload, ...] = ()
     pings: bool = False
+    author: str | None = None
     payload: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -221,9 +222,13 @@ class DiscordStandIn(StandIn):
         """Somebody deletes a message of the bot's."""
         self.messages.remove(self._now(message))
 
-    def plant(self, to: str, content: str, components: Sequence[Any] = ()) -> DiscordMessage:
-        """A message of the bot's from earlier."""
-        return self._create(self._open(to), {"content": content, "components": list(components)}, {})
+    def plant(
+        self, to: str, content: str, components: Sequence[Any] = (), *, author: str | None = None
+    ) -> DiscordMessage:
+        """A message from earlier in the conversation with that person, of the bot's or of somebody else's."""
+        message = self._create(self._open(to), {"content": content, "components": list(components)}, {})
+        self.messages[-1] = replace(message, author=author)
+        return self.messages[-1]
 
     # The API
 
@@ -330,7 +335,9 @@ class DiscordStandIn(StandIn):
         return {
             "id": message.id,
             "channel_id": message.channel,
-            "author": self._bot(),
+            "author": self._bot()
+            if message.author is None
+            else {"id": message.author, "username": "somebody"},
             "content": message.content,
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(made / 1000)),
             "components": message.payload.get("components", []),
