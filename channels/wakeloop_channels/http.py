@@ -22,7 +22,7 @@ UNTAKEN_STATUSES = frozenset({408, 425, 429, 503})
 REPEATABLE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Idempotent ones: RFC 9110 section 9.2.2."""
 
-_PERSONAL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+|\+?\d{7,15}")
+_PERSONAL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+|(?<![0-9A-Za-z])\+?\d{7,15}(?![0-9A-Za-z])")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -103,8 +103,8 @@ def exchange(provider: str, *, method: str = "POST", repeatable: bool | None = N
         unsent = isinstance(error, ClientConnectorError | ConnectionTimeoutError)
         if not unsent and not repeatable:
             raise
-        # Only a connector's words are known not to hold the URL, in which some providers want a secret.
-        reason = (str(error) if unsent else "") or type(error).__name__
+        # Only a connector's words are known not to hold the URL, in whose path some providers want a secret.
+        reason = str(error) if isinstance(error, ClientConnectorError) else type(error).__name__
         raise TemporaryChannelError(
             f"{provider} could not be reached: {reason}", code=None, retry_after=None
         ) from error

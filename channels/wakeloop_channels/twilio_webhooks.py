@@ -19,7 +19,19 @@ MAX_FIELDS = 500
 FORM = "application/x-www-form-urlencoded"
 
 _DIGESTS: Mapping[str, Callable[..., Any]] = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
-_ONCE = ("MessageSid", "From", "To", "Body", "MessageStatus", "SmsStatus", "OptOutType", "ErrorCode")
+_ONCE = (
+    "MessageSid",
+    "From",
+    "To",
+    "Body",
+    "MessageStatus",
+    "SmsStatus",
+    "OptOutType",
+    "ErrorCode",
+    "ButtonPayload",
+    "ButtonText",
+    "OriginalRepliedMessageSid",
+)
 
 
 def check_signature(request: RawRequest, secrets: Iterable[bytes]) -> None:

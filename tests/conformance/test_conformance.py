@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.conformance.twilio_provider import TwilioProvider
+from tests.conformance.twilio_provider import TwilioProvider, WhatsAppProvider
 
 from wakeloop.channel import Channel, Outgoing, RawRequest, Receipt
 from wakeloop.errors import PermanentChannelError, TemporaryChannelError
@@ -19,18 +19,33 @@ from wakeloop.testing.twilio import TwilioStandIn
 from wakeloop_channels.console import ConsoleChannel
 from wakeloop_channels.twilio import TwilioChannel
 from wakeloop_channels.webchat import WebChatChannel
+from wakeloop_channels.whatsapp import WhatsAppChannel
 
 
 class TestSMS(ChannelConformance):
     """Twilio."""
 
     adapter = TwilioChannel
+    secret_setting = "auth_token"
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:
         """The stand-in on real HTTP."""
         with TwilioStandIn() as stand_in:
             yield TwilioProvider(stand_in)
+
+
+class TestWhatsApp(ChannelConformance):
+    """Twilio, to somebody who has just written."""
+
+    adapter = WhatsAppChannel
+    secret_setting = "auth_token"
+
+    @pytest.fixture
+    def provider(self) -> Iterator[Provider]:
+        """The stand-in on real HTTP."""
+        with TwilioStandIn() as stand_in:
+            yield WhatsAppProvider(stand_in)
 
 
 class NotingConsole(ConsoleChannel):

@@ -18,6 +18,8 @@ class TestDiscord(ChannelConformance):
 
     adapter = DiscordChannel
     timed_signatures = True
+    secret_setting = "public_keys"
+    another_secret = "ab" * 32
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:

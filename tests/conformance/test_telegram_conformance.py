@@ -17,6 +17,7 @@ class TestTelegram(ChannelConformance):
     """By webhook."""
 
     adapter = TelegramChannel
+    secret_setting = "secret_tokens"
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:

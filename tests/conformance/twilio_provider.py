@@ -13,6 +13,7 @@ from wakeloop.channel import ChannelServices, DeliveryStatus, RawRequest
 from wakeloop.testing.channels.provider import Fault, Provider, Took
 from wakeloop.testing.twilio import AUTH_TOKEN, TwilioStandIn, sign
 from wakeloop_channels.twilio import TwilioChannel
+from wakeloop_channels.whatsapp import WhatsAppChannel
 
 REPORTED = {
     DeliveryStatus.SENT: "sent",
@@ -22,22 +23,24 @@ REPORTED = {
 
 
 class TwilioProvider(Provider):
-    """SMS."""
+    """SMS, or with `prefix` WhatsApp."""
 
+    adapter: type[TwilioChannel] = TwilioChannel
+    prefix = ""
     address = ALICE
     services = ChannelServices(webhook_url=PUBLIC_URL)
     secrets = (AUTH_TOKEN,)
 
     def __init__(self, stand_in: TwilioStandIn) -> None:
         self.twilio = stand_in
-        self.settings: dict[str, Any] = settings(api_url=stand_in.url, timeout=0.4)
-        self.channel = TwilioChannel.from_settings(self.settings, self.services)
+        self.settings: dict[str, Any] = settings(api_url=stand_in.url, timeout=0.8)
+        self.channel = self.adapter.from_settings(self.settings, self.services)
 
     def sent(self) -> Sequence[Took]:
         return [
             Took(
                 provider_id=message.sid,
-                address=message.to,
+                address=message.to.removeprefix(self.prefix),
                 text=message.body,
                 attachments=tuple(message.media),
             )
@@ -53,14 +56,18 @@ class TwilioProvider(Provider):
             case Fault.DOWN:
                 self.twilio.stop()
             case Fault.SLOW:
-                self.twilio.slow_next(2)
+                self.twilio.slow_next(4)
             case Fault.LOST:
                 self.twilio.drop_next_after_taking()
 
     def message(
         self, text: str, *, sender: str | None = None, answering: str | None = None
     ) -> RawRequest | None:
-        return self._posted(self.twilio.message_parameters(text, from_=sender or self.address))
+        return self._posted(
+            self.twilio.message_parameters(
+                text, from_=self.prefix + (sender or self.address), answering=answering
+            )
+        )
 
     def receipt(self, provider_id: str, status: DeliveryStatus) -> RawRequest | None:
         failed = status == DeliveryStatus.FAILED
@@ -90,3 +97,14 @@ class TwilioProvider(Provider):
             "x-twilio-signature": sign(PUBLIC_URL, parameters, AUTH_TOKEN),
         }
         return RawRequest(method="POST", url=PUBLIC_URL, headers=headers, body=body)
+
+
+class WhatsAppProvider(TwilioProvider):
+    """WhatsApp, within the window of 24 hours."""
+
+    adapter = WhatsAppChannel
+    prefix = "whatsapp:"
+
+    def __init__(self, stand_in: TwilioStandIn) -> None:
+        super().__init__(stand_in)
+        stand_in.hear(self.prefix + self.address)

@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,12 @@ from wakeloop.cli import app
 from wakeloop.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "channels" / "ADDING_A_CHANNEL.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SHELL = {"sh", "console"}
 PLAIN = {"cat", "cd", "cp", "createdb", "export", "kill", "ls", "mkdir", "redis-server"}
 
@@ -118,7 +124,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_code_block_runs_or_is_checked(page: Path, workplace: Path) -> None:
-    """Python runs, blocks of a page sharing one namespace; settings load; commands exist with their options."""
+    """Python runs, blocks of a page sharing one namespace; settings load; commands exist with their options; what is
+    quoted from a file of tests stands there."""
     module = ModuleType("docs_page")
     sys.modules[module.__name__] = module
     for block in blocks_of(page):
@@ -126,7 +133,9 @@ def test_every_code_block_runs_or_is_checked(page: Path, workplace: Path) -> Non
             file = workplace / block.options["file"]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.text)
-        if block.language == "python":
+        if "from" in block.options:
+            check_quoted(block)
+        elif block.language == "python":
             run(block, module)
         elif block.language == "toml":
             file = workplace / "checked.toml"
@@ -154,6 +163,15 @@ def run(block: Block, module: ModuleType) -> None:
     for name, value in list(vars(module).items()):
         if name.startswith("test_") and callable(value) and before.get(name) is not value:
             value()
+
+
+def check_quoted(block: Block) -> None:
+    """Raise AssertionError unless every statement of the block stands in the file that it is said to be from."""
+    file = block.options["from"]
+    there = {ast.dump(node) for node in ast.walk(ast.parse((ROOT / file).read_text()))}
+    for statement in ast.parse(textwrap.dedent(block.text)).body:
+        line = block.line + statement.lineno - 1
+        assert ast.dump(statement) in there, f"{name_of(block.page)}:{line}: this does not stand in {file}"
 
 
 def commands_of(block: Block) -> list[str]:

@@ -29,16 +29,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from email.utils import format_datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from wakeloop.clock import Clock, SystemClock
 from wakeloop.testing.twilio_http import (
     ERRORS,
-    MAGIC_RECIPIENTS,
     Answer,
     Fault,
     Refusal,
@@ -48,10 +45,18 @@ from wakeloop.testing.twilio_http import (
     dump,
     error_reply,
     fault_reply,
-    is_callback,
     post_form,
-    segments,
     sign,
+)
+from wakeloop.testing.twilio_messages import (
+    API_VERSION,
+    WHATSAPP,
+    Rules,
+    StandInMessage,
+    page_of,
+    resource,
+    taken,
+    webhook_parameters,
 )
 
 __all__ = ["Answer", "StandInMessage", "StatusCallback", "TwilioStandIn", "sign"]
@@ -60,33 +65,15 @@ ACCOUNT_SID = "AC" + "0123456789abcdef" * 2
 AUTH_TOKEN = "stand-in-auth-token"
 NUMBER = "+15555550199"
 
-API_VERSION = "2010-04-01"
-MAX_BODY_CHARACTERS = 1600
+WINDOW = timedelta(hours=24)
+OUTSIDE_WINDOW = 63016
+STORAGE = "/stored/"
 
-_E164 = re.compile(r"\+[1-9]\d{1,14}")
-_SENDER = re.compile(r"\+[1-9]\d{1,14}|\d{3,8}|(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}")
 _PATH = re.compile(rf"/{API_VERSION}/Accounts/(?P<account>\w+)/Messages(?:/(?P<sid>\w+))?\.json")
+_ACCOUNT = re.compile(rf"/{API_VERSION}/Accounts/(?P<account>\w+)\.json")
+_MEDIA = re.compile(rf"/{API_VERSION}/Accounts/(?P<account>\w+)/Messages/\w+/Media/\w+")
 _STOP = frozenset({"STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT"})
 _START = frozenset({"START", "UNSTOP", "YES"})
-
-
-@dataclass(kw_only=True)
-class StandInMessage:
-    """A message that the stand-in took (`outbound-api`) or delivered (`inbound`); its status goes on changing."""
-
-    sid: str
-    to: str
-    from_: str | None
-    body: str
-    status: str
-    direction: Literal["outbound-api", "inbound"] = "outbound-api"
-    date_created: datetime
-    date_sent: datetime | None = None
-    status_callback: str | None = None
-    messaging_service_sid: str | None = None
-    error_code: int | None = None
-    media: Sequence[str] = ()
-    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class TwilioStandIn:
@@ -94,10 +81,13 @@ class TwilioStandIn:
 
     webhook: where `reply` and `forge` post. signed_url: the address that Twilio would know it by, if that is another
     one (a public URL in front of a proxy). number: the account's own number, `To` of inbound messages. numbers: if
-    given, every number that the account may send from. api_keys: further credentials, secret by sid. auto_status:
-    take each message to delivered, calling its StatusCallback back for every change. clock: Twilio's own.
+    given, every number that the account may send from (`whatsapp:+…` for WhatsApp senders). templates: bodies of the
+    account's content templates by their sid, `{{1}}` in them for a variable. api_keys: further credentials, secret by
+    sid. auto_status: take each message to delivered, calling its StatusCallback back for every change. clock: Twilio's
+    own.
 
-    A person who replied STOP is not written to (21610) until they reply START, as at Twilio.
+    A person who replied STOP is not written to (21610) until they reply START, as at Twilio. People on WhatsApp have
+    numbers that begin with `whatsapp:`; whoever has not written for 24 hours gets templates only (63016).
     """
 
     def __init__(
@@ -109,6 +99,7 @@ class TwilioStandIn:
         signed_url: str | None = None,
         number: str = NUMBER,
         numbers: Sequence[str] | None = None,
+        templates: Mapping[str, str] | None = None,
         api_keys: Mapping[str, str] | None = None,
         auto_status: bool = False,
         host: str = "127.0.0.1",
@@ -126,7 +117,10 @@ class TwilioStandIn:
         self.inbound: list[StandInMessage] = []
         self.callbacks: list[StatusCallback] = []
         self.requests = 0
-        self._numbers = frozenset(numbers) if numbers is not None else None
+        self.account_status = "active"
+        self._rules = Rules(numbers=numbers, templates=templates or {})
+        self._heard: dict[str, datetime] = {}
+        self._files: dict[str, tuple[str, bytes]] = {}
         self._credentials = {account_sid: auth_token, **(api_keys or {})}
         self._address = (host, port)
         self._clock = clock or SystemClock()
@@ -209,27 +203,34 @@ class TwilioStandIn:
         to: str | None = None,
         sid: str | None = None,
         media: Sequence[tuple[str, str]] = (),
+        answering: str | None = None,
+        button: tuple[str, str] | None = None,
         opt_out_type: str | None = None,
         auth_token: str | None = None,
         extra: Iterable[tuple[str, str]] = (),
     ) -> Answer:
-        """Somebody sends an SMS: post the webhook, signed, and give what it answered.
+        """Somebody sends an SMS, or from a number that begins with `whatsapp:` a WhatsApp message: post the webhook,
+        signed, and give what it answered.
 
-        sid: the same one again is a retry. media: (URL, content type) of each attachment. auth_token: sign with this
-        one. extra: further parameters; a name may come more than once."""
+        sid: the same one again is a retry. media: (URL, content type) of each attachment. answering: the sid of the
+        message of ours that they reply to (WhatsApp). button: (text, payload) of the quick reply that they press.
+        auth_token: sign with this one. extra: further parameters; a name may come more than once."""
         message = self._inbound(text, from_, to, sid)
-        parameters = [*_webhook_parameters(message, self.account_sid, media), *extra]
+        answered = self._taken(answering) if answering is not None else None
+        parameters = webhook_parameters(message, self.account_sid, media, answering=answered, button=button)
+        parameters += extra
         if opt_out_type is not None:
             parameters.append(("OptOutType", opt_out_type))
         with self._changed:
             if all(message.sid != earlier.sid for earlier in self.inbound):
                 self.inbound.append(message)
+            self._heard[from_] = message.date_created
             self._note_opt_out(text, from_)
         return self.post(parameters, auth_token=auth_token)
 
     def forge(self, text: str, *, from_: str, to: str | None = None, signature: str | None = None) -> Answer:
         """The same webhook as `reply`, from somebody who does not have the auth token. `signature=""` sends none."""
-        parameters = _webhook_parameters(self._inbound(text, from_, to, None), self.account_sid, ())
+        parameters = webhook_parameters(self._inbound(text, from_, to, None), self.account_sid)
         return self.post(parameters, auth_token="not the auth token", signature=signature)
 
     def post(
@@ -304,9 +305,35 @@ class TwilioStandIn:
             parameters.append(("ErrorCode", str(error_code)))
         return sorted(parameters)
 
-    def message_parameters(self, text: str, *, from_: str) -> list[tuple[str, str]]:
-        """The form of the webhook for a message that somebody sends."""
-        return _webhook_parameters(self._inbound(text, from_, None, None), self.account_sid, ())
+    def message_parameters(
+        self,
+        text: str,
+        *,
+        from_: str,
+        answering: str | None = None,
+        media: Sequence[tuple[str, str]] = (),
+        button: tuple[str, str] | None = None,
+    ) -> list[tuple[str, str]]:
+        """The form of the webhook for a message that somebody sends; see `reply`."""
+        message = self._inbound(text, from_, None, None)
+        answered = self._taken(answering) if answering is not None else None
+        self._heard[from_] = message.date_created
+        return webhook_parameters(message, self.account_sid, media, answering=answered, button=button)
+
+    def hear(self, person: str, at: datetime | None = None) -> None:
+        """Let somebody have written to a WhatsApp sender, now or at that time, which opens the window of 24 hours."""
+        self._heard[person] = at or self._clock.now()
+
+    def store(self, data: bytes, content_type: str) -> str:
+        """Keep a file that comes with a message; its address at Twilio."""
+        sid = "ME" + self._clock.new_id().hex
+        self._files[sid] = (content_type, data)
+        path = f"/{API_VERSION}/Accounts/{self.account_sid}/Messages/{self._new_sid('MM')}/Media/{sid}"
+        return f"https://api.twilio.com{path}"
+
+    def lose(self, url: str) -> None:
+        """Delete a kept file."""
+        del self._files[url.rpartition("/")[2]]
 
     # What goes wrong: each applies to one request to the API, in the order in which they were asked for
 
@@ -347,9 +374,17 @@ class TwilioStandIn:
         return None if fault is not None and fault.kind == "drop" else reply
 
     def _route(self, method: str, path: str, query: str, authorization: str, body: bytes) -> Reply:
+        if path.startswith(STORAGE) and method == "GET":
+            if authorization:
+                return Reply(400, b"Only one auth mechanism allowed", "text/plain")
+            return self._file(path)
         match = _PATH.fullmatch(path)
         if not self._authenticated(authorization):
             raise Refusal(20003)
+        if method == "GET" and (named := _ACCOUNT.fullmatch(path)) and named["account"] == self.account_sid:
+            return Reply(200, dump(self._account(authorization)))
+        if method == "GET" and (named := _MEDIA.fullmatch(path)) and named["account"] == self.account_sid:
+            return self._file(path)
         if match is None or match["account"] != self.account_sid:
             raise Refusal(20404)
         if match["sid"] is not None:
@@ -357,124 +392,73 @@ class TwilioStandIn:
             message = next((message for message in known if message.sid == match["sid"]), None)
             if message is None or method != "GET":
                 raise Refusal(20404)
-            return Reply(200, dump(self._resource(message)))
+            return Reply(200, dump(resource(message, self.account_sid)))
         if method == "GET":
-            return Reply(200, dump(self._list(path, dict(parse_qsl(query)))))
+            with self._changed:
+                every = [*self.messages, *self.inbound]
+            return Reply(200, dump(page_of(every, path, dict(parse_qsl(query)), self.account_sid)))
         message = self._create(parse_qsl(body.decode(), keep_blank_values=True))
         then = (lambda: self._run(self._deliver, message)) if self.auto_status else None
-        return Reply(201, dump(self._resource(message)), then=then)
+        return Reply(201, dump(resource(message, self.account_sid)), then=then)
 
     def _authenticated(self, authorization: str) -> bool:
-        scheme, _, credentials = authorization.partition(" ")
-        try:
-            username, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
-        except ValueError:
-            return False
-        return scheme.lower() == "basic" and bool(password) and self._credentials.get(username) == password
+        username, password = _basic(authorization)
+        return bool(password) and self._credentials.get(username) == password
 
     def _create(self, parameters: list[tuple[str, str]]) -> StandInMessage:
-        form = dict(parameters)
-        to, from_, service = form.get("To", ""), form.get("From"), form.get("MessagingServiceSid")
-        body, callback = form.get("Body", ""), form.get("StatusCallback")
-        facts = {"to": to, "from_": from_ or "", "callback": callback or ""}
-        problems = [
-            (not to, 21604),
-            (not _E164.fullmatch(to), 21211),
-            (not from_ and not service, 21603),
-            (bool(from_) and not _SENDER.fullmatch(from_ or ""), 21212),
-            (self._numbers is not None and bool(from_) and from_ not in self._numbers, 21606),
-            (not body.strip() and "MediaUrl" not in form, 21602),
-            (len(body) > MAX_BODY_CHARACTERS, 21617),
-            (callback is not None and not is_callback(callback), 21609),
-            (to in self._opted_out, 21610),
-        ]
-        codes = [code for wrong, code in problems if wrong]
-        if codes or to in MAGIC_RECIPIENTS:
-            raise Refusal(codes[0] if codes else MAGIC_RECIPIENTS[to], **facts)
-        message = StandInMessage(
-            sid=self._new_sid(),
-            to=to,
-            from_=from_,
-            body=body,
-            status="accepted" if service and not from_ else "queued",
-            date_created=self._clock.now(),
-            status_callback=callback,
-            messaging_service_sid=service,
-            media=[value for name, value in parameters if name == "MediaUrl"],
-            fields=form,
+        message = taken(
+            parameters, self._rules, opted_out=self._opted_out, sid=self._new_sid(), now=self._clock.now()
         )
         with self._changed:
+            heard_at = self._heard.get(message.to)
+            open_ = heard_at is not None and message.date_created - heard_at < WINDOW
+            if message.to.startswith(WHATSAPP) and message.content_sid is None and not open_:
+                # Twilio takes it, and says so afterwards.
+                message.status, message.error_code = "failed", OUTSIDE_WINDOW
             self.messages.append(message)
             self._changed.notify_all()
         if self._on_message is not None:
             self._on_message(message)
         return message
 
-    def _list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
-        """A page of messages, newest first. A date filter leaves out what has not been sent yet."""
-        size = min(max(int(query.get("PageSize", 50)), 1), 1000)
-        page = int(query.get("Page", 0))
-        with self._changed:
-            every = sorted(
-                [*self.messages, *self.inbound], key=lambda message: message.date_created, reverse=True
-            )
-        chosen = [message for message in every if _fits(message, query)]
-        shown = chosen[page * size : (page + 1) * size]
-
-        def uri(number: int) -> str:
-            return f"{path}?{urlencode({**query, 'PageSize': size, 'Page': number})}"
-
+    def _account(self, authorization: str) -> dict[str, Any]:
+        """The Accounts resource, which only the auth token may read."""
+        username, _ = _basic(authorization)
+        if username != self.account_sid:
+            raise Refusal(20003)
         return {
-            "first_page_uri": uri(0),
-            "next_page_uri": uri(page + 1) if len(chosen) > (page + 1) * size else None,
-            "previous_page_uri": uri(page - 1) if page else None,
-            "uri": uri(page),
-            "page": page,
-            "page_size": size,
-            "start": page * size,
-            "end": page * size + max(len(shown) - 1, 0),
-            "messages": [self._resource(message) for message in shown],
+            "sid": self.account_sid,
+            "friendly_name": "Stand-in",
+            "status": self.account_status,
+            "type": "Full",
         }
 
-    def _resource(self, message: StandInMessage) -> dict[str, Any]:
-        uri = f"/{API_VERSION}/Accounts/{self.account_sid}/Messages/{message.sid}"
-        sent = message.date_sent
-        return {
-            "account_sid": self.account_sid,
-            "api_version": API_VERSION,
-            "body": message.body,
-            "date_created": format_datetime(message.date_created),
-            "date_sent": format_datetime(sent) if sent is not None else None,
-            "date_updated": format_datetime(sent or message.date_created),
-            "direction": message.direction,
-            "error_code": message.error_code,
-            "error_message": None,
-            "from": message.from_,
-            "messaging_service_sid": message.messaging_service_sid,
-            "num_media": "0",
-            "num_segments": "0" if message.status == "accepted" else str(segments(message.body)),
-            "price": None,
-            "price_unit": "USD",
-            "sid": message.sid,
-            "status": message.status,
-            "subresource_uris": {"media": f"{uri}/Media.json"},
-            "tags": None,
-            "to": message.to,
-            "uri": f"{uri}.json",
-        }
+    def _file(self, path: str) -> Reply:
+        """A file: the API redirects to where it lies, and there nobody may send credentials."""
+        found = self._files.get(path.rpartition("/")[2])
+        if found is None:
+            raise Refusal(20404)
+        if path.startswith(STORAGE):
+            content_type, data = found
+            return Reply(200, data, content_type)
+        headers = {"Location": STORAGE + path.rpartition("/")[2]}
+        return Reply(307, b"", headers=headers)
 
     def _deliver(self, message: StandInMessage) -> None:
         """Twilio calls back for changes only, not for the status a message is created with."""
-        for status in (
-            ("queued", "sent", "delivered") if message.status == "accepted" else ("sent", "delivered")
-        ):
+        statuses = ["sent", "delivered"]
+        if message.error_code is not None:
+            statuses = ["failed"]
+        elif message.status == "accepted":
+            statuses.insert(0, "queued")
+        for status in statuses:
             if self._stopping.is_set():
                 return
             if message.status_callback is None:
                 self._advance(message, status)
                 continue
             try:
-                self.post_status(message.sid, status)
+                self.post_status(message.sid, status, message.error_code)
             except OSError:
                 continue  # noted in `callbacks`; Twilio does not repeat a status callback either
 
@@ -488,7 +472,7 @@ class TwilioStandIn:
     def _inbound(self, text: str, from_: str, to: str | None, sid: str | None) -> StandInMessage:
         return StandInMessage(
             sid=sid or self._new_sid(),
-            to=to or self.number,
+            to=to or (WHATSAPP if from_.startswith(WHATSAPP) else "") + self.number,
             from_=from_,
             body=text,
             status="received",
@@ -512,8 +496,8 @@ class TwilioStandIn:
             self.callbacks.append(callback)
             self._changed.notify_all()
 
-    def _new_sid(self) -> str:
-        return "SM" + self._clock.new_id().hex
+    def _new_sid(self, kind: str = "SM") -> str:
+        return kind + self._clock.new_id().hex
 
     def _run(self, function: Callable[..., object], *arguments: object) -> None:
         thread = threading.Thread(target=function, args=arguments, name="twilio-stand-in", daemon=True)
@@ -523,37 +507,14 @@ class TwilioStandIn:
             self._threads.append(thread)
 
 
-def _webhook_parameters(
-    message: StandInMessage, account_sid: str, media: Sequence[tuple[str, str]]
-) -> list[tuple[str, str]]:
-    parameters = [
-        ("AccountSid", account_sid),
-        ("ApiVersion", API_VERSION),
-        ("Body", message.body),
-        ("From", message.from_ or ""),
-        ("FromCountry", "US"),
-        ("MessageSid", message.sid),
-        ("NumMedia", str(len(media))),
-        ("NumSegments", str(segments(message.body))),
-        ("SmsMessageSid", message.sid),
-        ("SmsSid", message.sid),
-        ("SmsStatus", "received"),
-        ("To", message.to),
-        ("ToCountry", "US"),
-    ]
-    for index, (url, content_type) in enumerate(media):
-        parameters += [(f"MediaContentType{index}", content_type), (f"MediaUrl{index}", url)]
-    return parameters
-
-
-def _fits(message: StandInMessage, query: Mapping[str, str]) -> bool:
-    if query.get("To", message.to) != message.to or query.get("From", message.from_) != message.from_:
-        return False
-    day = message.date_sent.date().isoformat() if message.date_sent is not None else None
-    for name, compare in (("DateSent", str.__eq__), ("DateSent>", str.__ge__), ("DateSent<", str.__le__)):
-        if name in query and (day is None or not compare(day, query[name][:10])):
-            return False
-    return True
+def _basic(authorization: str) -> tuple[str, str]:
+    """(username, password) of an Authorization header; empty ones if it is no Basic one."""
+    scheme, _, credentials = authorization.partition(" ")
+    try:
+        username, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except ValueError:
+        return "", ""
+    return (username, password) if scheme.lower() == "basic" else ("", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

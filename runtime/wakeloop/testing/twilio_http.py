@@ -52,6 +52,13 @@ ERRORS: Mapping[int, tuple[int, str]] = {
     ),
     21614: (400, "'To' number {to} is not a valid mobile number"),
     21617: (400, "The concatenated message body exceeds the 1600 character limit"),
+    21620: (400, "Invalid media URL(s)"),
+    21623: (400, "Number of media files exceeds allowed limit"),
+    21655: (400, "The ContentSid Parameter is Invalid"),
+    21656: (400, "The ContentVariables Parameter is invalid"),
+    21658: (400, "Parameter exceeded character limit"),
+    21910: (400, "Invalid 'From' and 'To' pair. 'From' and 'To' should be of the same channel"),
+    63007: (400, "Twilio could not find a Channel with the specified 'From' address"),
 }
 
 # Magic numbers of the test credentials: what the API answers to a message to them.
@@ -99,6 +106,7 @@ class Server(ThreadingHTTPServer):
     """Knows its connections, so that a stop need not wait until idle clients let go of theirs."""
 
     daemon_threads = False
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handle: Handle) -> None:
         self.handle = handle

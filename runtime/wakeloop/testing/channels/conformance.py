@@ -25,23 +25,24 @@ from hypothesis import strategies as st
 
 from wakeloop.channel import Amending, Channel, Checking, Guiding
 from wakeloop.errors import ChannelError, ConfigurationError, PermanentChannelError
-from wakeloop.testing.channels.fetching import Fetching
+from wakeloop.testing.channels.listening import ListeningTests
 from wakeloop.testing.channels.provider import Fault, Provider
-from wakeloop.testing.channels.receiving import FUZZING, Receiving
-from wakeloop.testing.channels.sending import Sending
+from wakeloop.testing.channels.receiving import FUZZING, ReceivingTests
+from wakeloop.testing.channels.sending import SendingTests
 from wakeloop.testing.channels.traits import Run, failure, needs, outgoing
 
 __all__ = ["ChannelConformance"]
 
 
-class ChannelConformance(Sending, Receiving, Fetching):
+class ChannelConformance(SendingTests, ReceivingTests, ListeningTests):
     """Derive from it, set `adapter`, and define the fixture `provider`. What the adapter is held to follows from its
     `capabilities` and from these:
 
     capabilities: those of this test's settings, if they differ from the class's. webhooks: the provider calls; False if
     the adapter only fetches, or takes nothing in. listening: the adapter fetches, with this test's settings. network:
     messages go to a provider that can be down. says_when: a busy provider can say when to ask again. timed_signatures: a
-    signature holds a time, and an old one is refused. reports: what the provider's receipts tell.
+    signature holds a time, and an old one is refused. secret_setting: where the secrets are set that verify webhooks,
+    several with commas between; another_secret: one that could be among them. reports: what the provider's receipts tell.
     """
 
     # The adapter itself

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from wakeloop.channel import Button, Channel, DeliveryStatus, DeliveryUpdate, Field, Incoming, RawRequest
 from wakeloop.errors import InvalidWebhook
-from wakeloop.testing.channels.fetching import RecordingInlet, listen
+from wakeloop.testing.channels.listening import RecordingInlet, listen
 from wakeloop.testing.channels.mutations import almost
 from wakeloop.testing.channels.provider import Provider
 from wakeloop.testing.channels.sending import TEXTS, UNSAYABLE
@@ -56,7 +56,7 @@ def stored(item: Incoming | DeliveryUpdate) -> None:
         text.encode()  # a lone surrogate raises here: replace it
 
 
-class Receiving(Suite):
+class ReceivingTests(Suite):
     """Messages, receipts, forgeries and nonsense."""
 
     def come_in(
@@ -224,6 +224,25 @@ class Receiving(Suite):
 
         refused(lambda: provider.channel.verify(old), "a replayed request")
 
+    @needs("webhooks", "secret_setting")
+    def test_secrets_can_be_rotated(self, provider: Provider, run: Run) -> None:
+        """While there are two, what either signed is taken; once the old one is gone, only the new one's."""
+        request = self._any_webhook(provider)
+        name = self.secret_setting or ""
+        old, new = str(provider.settings[name]), self.another_secret
+        adapter = type(provider.channel)
+        both = [
+            adapter.from_settings({**provider.settings, name: value}, provider.services)
+            for value in (f"{old},{new}", f"{new},{old}")
+        ]
+        after = adapter.from_settings({**provider.settings, name: new}, provider.services)
+
+        for channel in both:
+            channel.verify(request)
+        refused(lambda: after.verify(request), "a webhook signed with a secret that was taken away")
+        for channel in (*both, after):
+            run(channel.close())
+
     @needs("webhooks")
     def test_hostile_headers_are_refused(self, provider: Provider) -> None:
         """Each header missing, empty, not ASCII, or long: never another error than InvalidWebhook."""
@@ -312,6 +331,8 @@ def tolerated(channel: Channel, request: RawRequest) -> None:
     except InvalidWebhook as error:
         is_4xx(error, "a malformed webhook")
         return
+    except Exception as error:
+        raise AssertionError(f"a malformed webhook must raise InvalidWebhook, not {error!r}") from error
     for item in items:
         assert item.provider_id, "what has no provider_id cannot be recorded"
         stored(item)

@@ -34,7 +34,7 @@ UNSAYABLE = {
 LONGEST_WAIT_SECONDS = 15.0
 
 
-class Sending(Suite):
+class SendingTests(Suite):
     """Taking over, refusing, losing."""
 
     def test_a_message_is_taken_once_and_as_it_is(self, provider: Provider, run: Run) -> None:
@@ -269,7 +269,7 @@ class Sending(Suite):
     def test_only_the_same_message_is_found(self, provider: Provider, run: Run) -> None:
         """Nothing for another text, nor for what was sent before the delivery was claimed."""
         run(provider.channel.send(outgoing(provider)))
-        other_text = outgoing(provider, "Ship it now?", key="d2")
+        other_text = outgoing(provider, "Ship it now?", key="d2", age=60)
         later = outgoing(provider, key="d3", age=-3600)
 
         for message, why in ((other_text, "another text"), (later, "a message from before `claimed_at`")):
@@ -301,7 +301,8 @@ class Sending(Suite):
 
         receipts = [run(provider.channel.send(message)) for _ in range(2)]
 
-        assert len({receipt.provider_id for receipt in receipts}) == 1
+        ids = {receipt.provider_id for receipt in receipts}
+        assert len(ids) == 1, f"two attempts with one key have the ids {ids}: the person got it twice"
         only(provider.sent())
 
     @needs("amends")

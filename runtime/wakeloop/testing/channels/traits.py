@@ -45,6 +45,8 @@ class Suite:
     network: ClassVar[bool] = True
     says_when: ClassVar[bool] = True
     timed_signatures: ClassVar[bool] = False
+    secret_setting: ClassVar[str | None] = None
+    another_secret: ClassVar[str] = "another-secret"
     reports: ClassVar[Sequence[DeliveryStatus]] = (
         DeliveryStatus.SENT,
         DeliveryStatus.DELIVERED,
@@ -70,7 +72,7 @@ class Suite:
     @classmethod
     def traits(cls) -> frozenset[str]:
         """The names of the capabilities that are true; `no_reconcile`, `no_idempotent`, `no_inbound`, `no_media` for
-        those that are not; `max_length` if there is one; the suite's own flags that are set; `checking`, `guiding` if the
+        those that are not; `max_length` and `secret_setting` if there is one; the suite's own flags that are set; `checking`, `guiding` if the
         adapter implements these protocols."""
         can = cls.can()
         flags = {
@@ -89,6 +91,8 @@ class Suite:
         }
         if can.max_length is not None:
             found.add("max_length")
+        if cls.secret_setting is not None:
+            found.add("secret_setting")
         if cls.webhooks or cls.listening:
             found.add("arrivals")
         return frozenset(found)

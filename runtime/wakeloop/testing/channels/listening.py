@@ -13,7 +13,7 @@ from wakeloop.testing.channels.traits import Run, Suite, needs
 PATIENCE_SECONDS = 10.0
 
 
-class Fetching(Suite):
+class ListeningTests(Suite):
     """What an adapter that fetches its messages must do besides."""
 
     @needs("listening", "inbound")
