@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import mimetypes
 from urllib.parse import unquote_to_bytes
+
+from wakeloop.errors import PermanentChannelError
+from wakeloop.events import Attachment
 
 DEFAULT_TYPE = "text/plain;charset=US-ASCII"
 
@@ -26,3 +30,21 @@ def read_data_url(url: str) -> tuple[str, bytes]:
         return content_type or DEFAULT_TYPE, base64.b64decode(unquote_to_bytes(text), validate=True)
     except binascii.Error as error:
         raise ValueError("its data is no base64") from error
+
+
+def held_bytes(attachment: Attachment) -> bytes | None:
+    """The bytes in the attachment's own URL; None if that is an address of some other kind.
+
+    Raises PermanentChannelError if it is a `data:` URL that cannot be read."""
+    if not is_data_url(attachment.url):
+        return None
+    try:
+        return read_data_url(attachment.url)[1]
+    except ValueError as error:
+        raise PermanentChannelError(f"An attachment cannot be read: {error}.", code=None) from error
+
+
+def file_name(attachment: Attachment, number: int) -> str:
+    """What to call the file: its own name without any folder, or one made from its kind."""
+    name = " ".join((attachment.name or "").split()).replace("\\", "/").rpartition("/")[2].lstrip(".").strip()
+    return name or f"file-{number}{mimetypes.guess_extension(attachment.content_type) or ''}"

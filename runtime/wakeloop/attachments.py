@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import functools
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -64,8 +61,9 @@ class Attachments:
 
         Raises NotFound if it is not there, NotPossible if it cannot be read from here, ValueTooLarge for more than the
         journal takes, ChannelError as the provider has it."""
-        if attachment.url.startswith("data:"):
-            return _fitting(_inline(attachment), attachment)
+        inline = _inline(attachment)
+        if inline is not None:
+            return _fitting(inline, attachment)
         loop = asyncio.get_running_loop()
         if attachment.url.startswith(KEPT):
             return await loop.run_in_executor(None, self._kept, attachment)
@@ -109,18 +107,12 @@ class Attachments:
         )
 
 
-def _inline(attachment: Attachment) -> bytes:
-    """The bytes within a `data:` URL (RFC 2397)."""
-    head, comma, body = attachment.url.removeprefix("data:").partition(",")
-    raw = unquote_to_bytes(body)
-    if not comma:
-        raise NotFound(f"{attachment.url[:50]!r} has no data: a data: URL has a comma before them")
-    if not head.lower().rstrip().endswith(";base64"):
-        return raw
+def _inline(attachment: Attachment) -> bytes | None:
+    """The bytes in its own URL, if it is one that has them."""
     try:
-        return base64.b64decode(raw, validate=True)
-    except binascii.Error as error:
-        raise NotFound(f"{attachment.url[:50]!r} is no base64: {error}") from None
+        return attachment.data
+    except ValueError as error:
+        raise NotFound(f"{attachment.url[:50]!r} has no data that can be read: {error}") from None
 
 
 def _fitting(data: bytes, attachment: Attachment) -> bytes:
