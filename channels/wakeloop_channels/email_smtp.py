@@ -202,18 +202,20 @@ class SmtpPool:
         client = SMTP(
             hostname=settings.smtp_host,
             port=settings.smtp_port,
-            username=settings.smtp_username,
-            password=password.get_secret_value() if password is not None else None,
             local_hostname=_own_name(settings.domain),
             timeout=settings.smtp_timeout,
             use_tls=settings.smtp_security == "tls",
-            start_tls=settings.smtp_security == "starttls",
+            start_tls=False,
             tls_context=self._tls,
         )
         try:
+            # Step by step: what it does by itself it closes by itself, without waiting for the end of an encrypted one.
             await client.connect()
-            if client.is_ehlo_or_helo_needed:
-                await client.ehlo()
+            if settings.smtp_security == "starttls":
+                await client.starttls()
+            await client.ehlo()
+            if settings.smtp_username is not None and password is not None:
+                await client.login(settings.smtp_username, password.get_secret_value())
         except BaseException as error:
             _drop(client)
             if isinstance(error, SMTPException | OSError):
@@ -326,6 +328,7 @@ class SmtpPool:
             _drop(connection.client)
 
     async def _quit(self, connection: _Connection) -> None:
+        transport = connection.client.transport
         try:
             if connection.client.is_connected:
                 await connection.client.quit(timeout=QUIT_SECONDS)
@@ -333,6 +336,8 @@ class SmtpPool:
             pass
         finally:
             _drop(connection.client)
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
 
 
 def _drop(client: SMTP) -> None:

@@ -22,7 +22,7 @@ from wakeloop.testing.channels.provider import Provider, Took
 from wakeloop_channels.email import EmailChannel
 
 RAW_SECRET = "a raw secret of the tests"
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 PUBLIC_URL = "https://agents.example.com/hooks/email"
 _NUMBERS = count(1)
 
@@ -81,7 +81,7 @@ class MailProvider(Provider):
         self.server = server
         self.settings: dict[str, Any] = settings(
             smtp_port=server.port, smtp_timeout=TIMEOUT, inbound="raw", raw_secret=RAW_SECRET, reply_secret=REPLY_SECRET,
-            **self.more(),
+            smtp_pool_size=10, **self.more(),
         )  # fmt: skip
         self.channel = EmailChannel.from_settings(self.settings, self.services)
 
@@ -101,7 +101,7 @@ class MailProvider(Provider):
             case suite.Fault.DOWN:
                 self.server.stop()
             case suite.Fault.SLOW:
-                self.server.faults.append(Fault("dot", delay=3 * TIMEOUT, takes=True))
+                self.server.faults.append(Fault("dot", delay=2 * TIMEOUT, takes=True))
             case suite.Fault.LOST:
                 self.server.faults.append(Fault("dot", takes=True))
 
