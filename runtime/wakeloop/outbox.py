@@ -285,13 +285,10 @@ class Outbox:
             with self._database.begin() as connection:
                 now = self._database.now()
                 # Whether its request has ended, and this message is to be amended, is then certain.
-                may_amend = (
-                    sent.receipt is not None
-                    and row.request_id is not None
-                    and amends(self._channels.get(row.channel))
-                )
-                if may_amend:
-                    request_store.await_others(connection, row.request_id)
+                request: UUID | None = row.request_id
+                may_amend = sent.receipt is not None and amends(self._channels.get(row.channel))
+                if may_amend and request is not None:
+                    request_store.await_others(connection, request)
                 status, error, provider_id = (
                     sent.status,
                     sent.error,
@@ -314,7 +311,7 @@ class Outbox:
                 )
                 if written and status is DeliveryStatus.FAILED:
                     self.fall_through(connection, row.message_id, error or "", now=now)
-                elif written and may_amend:
+                elif written and may_amend and request is not None:
                     amendments.arrive(connection, row.id, now=now)
 
         self._database.retrying(work, seconds=self._send_seconds)
