@@ -56,8 +56,6 @@ class TwilioChannel:
     )
     max_media: ClassVar[int] = MAX_MEDIA
 
-    settings: TwilioSettings
-
     def __init__(self, settings: TwilioSettings, services: ChannelServices) -> None:
         self.settings = settings
         self._webhook_url = services.webhook_url if settings.status_callbacks else None

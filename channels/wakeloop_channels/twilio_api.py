@@ -49,11 +49,12 @@ class TwilioApi:
         if not self._is_ours(url):
             raise PermanentChannelError("The attachment is no file of this Twilio account.", code=None)
         http = self._connected()
-        for seconds in (*FETCH_AGAIN_SECONDS, None):
-            status, headers, data = await http.download(url, self._settings)
-            if status != 404 or seconds is None:
+        status, headers, data = await http.download(url, self._settings)
+        for seconds in FETCH_AGAIN_SECONDS:
+            if status != 404:
                 break
             await asyncio.sleep(seconds)
+            status, headers, data = await http.download(url, self._settings)
         if status != 200:
             raise refused("GET", status, data.decode("utf-8", "replace"), headers, self._settings.channel)
         return data

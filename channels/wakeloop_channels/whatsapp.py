@@ -54,7 +54,9 @@ class WhatsAppChannel(TwilioChannel):
     )
     max_media: ClassVar[int] = 1
 
-    settings: WhatsAppSettings
+    def __init__(self, settings: WhatsAppSettings, services: ChannelServices) -> None:
+        super().__init__(settings, services)
+        self._template = settings.content_sid
 
     @classmethod
     def from_settings(cls, section: Mapping[str, Any], services: ChannelServices) -> Self:
@@ -92,7 +94,7 @@ class WhatsAppChannel(TwilioChannel):
         heard_at = message.heard_at
         if heard_at is not None and message.claimed_at - heard_at < WINDOW - MARGIN:
             return super()._content(message)
-        if self.settings.content_sid is None:
+        if self._template is None:
             raise PermanentChannelError(
                 f"WhatsApp cannot bring delivery {message.key}: {OUTSIDE_WINDOW}.", code="63016"
             )
@@ -109,14 +111,14 @@ class WhatsAppChannel(TwilioChannel):
                 f"takes from 1 to {MAX_TEMPLATE_LENGTH} characters, not {len(said)}.",
                 code=None,
             )
-        return {"content_sid": self.settings.content_sid, "content_variables": json.dumps({"1": said})}
+        return {"content_sid": self._template, "content_variables": json.dumps({"1": said})}
 
     def _is_said(self, listed: str, message: Outgoing) -> bool:
         """The text itself, or a template's text around it: which it was depends on when it was sent."""
         if same_text(listed, well_formed(message.text)):
             return True
         said = flattened(message.text)
-        return self.settings.content_sid is not None and bool(said) and said in listed
+        return self._template is not None and bool(said) and said in listed
 
 
 def flattened(text: str) -> str:

@@ -47,7 +47,7 @@ class PagerProvider(Provider):
             "api_url": f"http://127.0.0.1:{self.server.server_address[1]}",
             "token": TOKEN,
             "signing_secret": SECRET.decode(),
-            "timeout": 0.8,
+            "timeout": 1.5,
         }
         self.channel = adapter.from_settings(self.settings, self.services)
 
@@ -64,7 +64,7 @@ class PagerProvider(Provider):
         page = Took(provider_id=f"pg-{len(self.pages) + 1}", address=body["to"], text=body["text"])
         page = self.pages.setdefault(key, page)
         if fault == Fault.SLOW:
-            time.sleep(2)
+            time.sleep(4)
         if fault != Fault.LOST:
             self.say(request, 201, {"id": page.provider_id})
         return None

@@ -33,7 +33,7 @@ class TwilioProvider(Provider):
 
     def __init__(self, stand_in: TwilioStandIn) -> None:
         self.twilio = stand_in
-        self.settings: dict[str, Any] = settings(api_url=stand_in.url, timeout=0.8)
+        self.settings: dict[str, Any] = settings(api_url=stand_in.url, timeout=1.5)
         self.channel = self.adapter.from_settings(self.settings, self.services)
 
     def sent(self) -> Sequence[Took]:
@@ -56,7 +56,7 @@ class TwilioProvider(Provider):
             case Fault.DOWN:
                 self.twilio.stop()
             case Fault.SLOW:
-                self.twilio.slow_next(4)
+                self.twilio.slow_next(6)
             case Fault.LOST:
                 self.twilio.drop_next_after_taking()
 
