@@ -6,6 +6,8 @@ from wakeloop.channel import Capabilities
 from wakeloop.errors import ChannelError
 
 TRIES = 8
+COPIES = 3
+"""So many attempts whose outcome is unknown are made where each may have got through."""
 LONGEST_WAIT_SECONDS = 900.0
 
 
@@ -14,9 +16,16 @@ def failure_words(error: ChannelError) -> str:
     return f"{error.code}: {error}" if error.code else str(error)
 
 
-def most_tries(capabilities: Capabilities) -> int:
-    """How many attempts are made before one is given up."""
-    return TRIES if capabilities.retry_seconds is None else len(capabilities.retry_seconds) + 1
+def may_double(capabilities: Capabilities) -> bool:
+    """Whether an attempt after one whose outcome is unknown may be a second copy: nobody can tell, and nothing prevents
+    it."""
+    return not (capabilities.idempotent or capabilities.reconcile)
+
+
+def most_tries(capabilities: Capabilities, *, may_double: bool = False) -> int:
+    """How many attempts are made before one is given up. may_double: each may have got through."""
+    tries = TRIES if capabilities.retry_seconds is None else len(capabilities.retry_seconds) + 1
+    return min(tries, COPIES) if may_double else tries
 
 
 def wait_seconds(capabilities: Capabilities, tries: int, retry_after: float | None) -> float:

@@ -13,6 +13,8 @@ from typing import Any
 
 from wakeloop.errors import NotSerializable
 
+DIGEST_PREFIX = "sha256:"
+
 
 def digest(action: str, arguments: Mapping[str, Any]) -> str:
     """The name of exactly this call: `sha256:` and the hash of `{"action": …, "args": …}` in one canonical form.
@@ -23,7 +25,7 @@ def digest(action: str, arguments: Mapping[str, Any]) -> str:
     Raises NotSerializable for what JSON does not have: NaN, tuples, names that are no text, half a surrogate pair.
     """
     text = canonical({"action": action, "args": dict(arguments)})
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{DIGEST_PREFIX}{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def canonical(value: Any, *, ordered: bool = True) -> str:

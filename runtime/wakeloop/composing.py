@@ -15,7 +15,7 @@ from wakeloop.channel import Capabilities, DeliveryStatus, Sender
 from wakeloop.desk import Desk
 from wakeloop.events import Attachment, Message, load_event
 from wakeloop.store import conversations, outbox
-from wakeloop.threads import Said, ids_of, thread_of
+from wakeloop.threads import Said, ids_of, subject_of, thread_of
 
 _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 
@@ -48,7 +48,8 @@ class Composer:
         attached = outbox.attachments_of(connection, [row.message_id for row in known if row.has_attachments])
         found = {}
         for row in known:
-            extras: dict[str, Any] = {"thread": threads.get(row.id, ())}
+            thread, subject = threads.get(row.id, ((), None))
+            extras: dict[str, Any] = {"thread": thread, "subject": row.subject or subject}
             if row.id in heard:
                 extras["heard_at"] = heard[row.id].at
             if row.request_id is not None and not row.interactive:
@@ -77,7 +78,8 @@ class Composer:
 
     def _threads(
         self, connection: Connection, rows: Sequence[Any], heard: Mapping[UUID, Any]
-    ) -> dict[UUID, tuple[str, ...]]:
+    ) -> dict[UUID, tuple[tuple[str, ...], str | None]]:
+        """By delivery, the ids of its thread and the subject that this has."""
         if not rows:
             return {}
         woken = self._woken_by(connection, [row.run_id for row in rows if row.run_id is not None])
@@ -92,10 +94,13 @@ class Composer:
                 theirs = [_said(first, is_ours=False), *theirs]
             if row.status != DeliveryStatus.PENDING and row.claimed_at is not None:
                 theirs = [one for one in theirs if one.at < row.claimed_at]  # as it was at the first attempt
-            threads[row.id] = thread_of(theirs, row.subject)
             # What answers a message at once, and is about nothing else, stands with that message.
             if row.interactive and row.request_id is None and row.run_id is None and row.id in heard:
-                threads[row.id] = ids_of([_said(heard[row.id], is_ours=False)])
+                theirs = [_said(heard[row.id], is_ours=False)]
+                ids = ids_of(theirs)
+            else:
+                ids = thread_of(theirs, row.subject)
+            threads[row.id] = (ids, subject_of(theirs, ids))
         return threads
 
     def _woken_by(self, connection: Connection, run_ids: Sequence[UUID]) -> dict[UUID, Any]:

@@ -163,9 +163,12 @@ class Decisions:
     # ------------------------------------------------------------------ by form, button or program
 
     def press(
-        self, connection: Connection, id: UUID, actor: Actor, word: str, *, comment: str = "", now: datetime
+        self, connection: Connection, id: UUID, actor: Actor, word: str, *, comment: str = "",
+        seen: str | None = None, now: datetime,
     ) -> Attempt:  # fmt: skip
-        """Take the choice for which a button stands. comment: what they said besides, which is never read as a verdict."""
+        """Take the choice for which a button stands. comment: what they said besides, which is never read as a verdict.
+        seen: how the digest begins of the call that the button's message showed; if another one applies by now, a yes does
+        not count."""
         opened = self._open(
             connection, id, actor, "reply", now, comment=": ".join(filter(None, [word, comment]))
         )
@@ -183,6 +186,8 @@ class Decisions:
             value = read_text(word, spec.answer_form)
             return self._answer(connection, opened, actor, label, value, now, comment=remark)
         if word == "yes":
+            if seen is not None and not (opened.row.digest or "").startswith(f"{calls.DIGEST_PREFIX}{seen}"):
+                return self._changed(connection, opened, actor, seen, now)
             return self._approve(connection, opened, actor, remark, None, None, now)
         number = word.removeprefix("no").strip()
         option = spec.options[int(number) - 1] if number else None
@@ -245,10 +250,16 @@ class Decisions:
         if not opened.spec.is_approval:
             raise Unreadable("this is a question: answer it")
         if digest is not None and digest != opened.row.digest:
-            self._note(connection, opened, actor, "approve", "refused: changed meanwhile", now, digest=digest)
-            words = "refused: the arguments have changed since they were seen"
-            return Attempt(accepted=False, status=RequestStatus.OPEN, words=words, say=words)
+            return self._changed(connection, opened, actor, digest, now)
         return self._approve(connection, opened, actor, comment, args, grant, now)
+
+    def _changed(
+        self, connection: Connection, opened: _Opened, actor: Actor, digest: str, now: datetime
+    ) -> Attempt:
+        """They approve what they saw, and that is not the call any more."""
+        self._note(connection, opened, actor, "approve", "refused: changed meanwhile", now, digest=digest)
+        words = "refused: the arguments have changed since they were seen"
+        return Attempt(accepted=False, status=RequestStatus.OPEN, words=words, say=words)
 
     def deny(
         self, connection: Connection, id: UUID, actor: Actor, *, now: datetime, comment: str = "",

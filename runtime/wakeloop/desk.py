@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import asking, calls
 from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
+from wakeloop.calls import DIGEST_PREFIX
 from wakeloop.channel import CALLBACK_CHANNEL, Button, Field
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound
@@ -35,7 +36,15 @@ TROUBLE_SECONDS = 60
 """When a request that could not be worked on is looked at again."""
 
 SUBMIT = "submit"
+SEEN_DIGITS = 16
 """What the button stands for that sends a filled in form back."""
+
+
+def pressed_value(id: UUID, word: str, digest: str | None) -> str:
+    """What a button of a request sends back. A yes to a call also names the call that its message showed: that button
+    approves no other, such as one that somebody has changed since."""
+    seen = f"@{digest.removeprefix(DIGEST_PREFIX)[:SEEN_DIGITS]}" if digest and word == "yes" else ""
+    return f"{id.hex}:{word}{seen}"
 
 
 class Desk:
@@ -277,7 +286,7 @@ class Desk:
         found: dict[str, Any] = {
             "kind": spec.kind,
             "buttons": tuple(
-                Button(label=label, value=f"{id.hex}:{word}", style=style)
+                Button(label=label, value=pressed_value(id, word, row.digest), style=style)
                 for label, word, style in asking.choices(spec)
             ),
             "token": self._links.reply_token(contact, id),

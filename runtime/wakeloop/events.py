@@ -70,7 +70,10 @@ class Attachment(_Record):
 
 
 class Message(_Record):
-    """Something said, by a person (`from_` is the contact's id) or to one (`to` is the contact's id)."""
+    """Something said, by a person (`from_` is the contact's id) or to one (`to` is the contact's id).
+
+    vouched: whether it is certain that it comes from them. Of a mail that its receiving server did not verify it is not:
+    whoever knows their address can have written it."""
 
     kind: Literal["message"] = "message"
     id: str
@@ -81,6 +84,7 @@ class Message(_Record):
     at: AwareDatetime
     subject: str | None = None
     attachments: tuple[Attachment, ...] = ()
+    vouched: bool = True
 
 
 class Signal(_Record):

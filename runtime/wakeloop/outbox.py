@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop import crashpoints
 from wakeloop.amending import Amender, amends
-from wakeloop.attempts import failure_words, most_tries, wait_seconds
+from wakeloop.attempts import failure_words, may_double, most_tries, wait_seconds
 from wakeloop.channel import DeliveryStatus, Outgoing, Receipt, Sender
 from wakeloop.composing import Composed, Composer
 from wakeloop.desk import Desk
@@ -243,17 +243,18 @@ class Outbox:
             key=str(row.id),
             address=row.address,
             text=claimed.composed.text(claimed.text),
-            subject=row.subject,
             claimed_at=row.claimed_at or self._database.now(),
             **claimed.composed.extras,
         )
+        in_doubt = row.status != DeliveryStatus.PENDING
         try:
             async with asyncio.timeout(self._send_seconds):
-                if row.status != DeliveryStatus.PENDING and channel.capabilities.reconcile:
+                if in_doubt and channel.capabilities.reconcile:
                     found = await channel.find_sent(message, self._known(row, message.claimed_at))
                     if found is not None:
                         log.info("found sent before a crash", delivery=str(row.id))
                         return _Sent(receipt=found, status=found.status)
+                    in_doubt = False
                 if claimed.not_before is not None:
                     return _Sent(status=DeliveryStatus.UNKNOWN, error=row.error, again=claimed.not_before)
                 receipt = await channel.send(message)
@@ -268,11 +269,13 @@ class Outbox:
                     error=f"given up after {tries} attempts: {failure_words(error)}",
                 )
             wait = wait_seconds(channel.capabilities, tries, error.retry_after)
-            return _Sent(status=DeliveryStatus.PENDING, error=failure_words(error), again=wait)
+            # If an earlier attempt may have got through, and the provider's list could not be read, it still may have.
+            status = DeliveryStatus.UNKNOWN if in_doubt else DeliveryStatus.PENDING
+            return _Sent(status=status, error=failure_words(error), again=wait)
         except Exception as error:
             log.warning("a delivery's outcome is unknown", delivery=str(row.id), error=type(error).__name__)
             tries = row.tries + 1
-            if tries >= most_tries(channel.capabilities):
+            if tries >= most_tries(channel.capabilities, may_double=may_double(channel.capabilities)):
                 return _Sent(
                     status=DeliveryStatus.FAILED, error=f"given up after {tries} attempts: {error!r}"
                 )

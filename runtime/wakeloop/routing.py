@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from wakeloop.asking import RequestSpec, choices
 from wakeloop.channel import Incoming
 from wakeloop.decisions import Actor, Attempt, Decisions
+from wakeloop.desk import SUBMIT
 from wakeloop.errors import NotFound
 from wakeloop.events import Attachment, Message, dump_event
 from wakeloop.links import InvalidLink, Links
@@ -35,8 +36,7 @@ _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 # A code stands first or last; longer ones are made when the short ones have run out.
 _FIRST = re.compile(r"^\W*((?:[A-Za-z]\d){1,6})\b[\s:,;.)\-]*(.*)$", re.DOTALL)
 _LAST = re.compile(r"^(.*?)[\s:,;.(\-]+((?:[A-Za-z]\d){1,6})\W*$", re.DOTALL)
-_PRESS = re.compile(r"([0-9a-f]{32}):(.+)", re.DOTALL)
-SUBMIT = "submit"
+_PRESS = re.compile(r"([0-9a-f]{32}):([^@]+)(?:@([0-9a-f]+))?", re.DOTALL)
 """What the button of a form stands for, behind the request's id."""
 AUTOMATIC = "[automatic reply] "
 """What a machine's words begin with in a conversation."""
@@ -83,10 +83,10 @@ class Arrived:
         return {storable(name): storable(value) for name, value in (self.incoming.values or {}).items()}
 
     @property
-    def pressed(self) -> tuple[UUID, str] | None:
-        """The request whose button was pressed, and what that stands for."""
+    def pressed(self) -> tuple[UUID, str, str | None] | None:
+        """The request whose button was pressed, what that stands for, and the call that its message showed, if it is one."""
         found = _PRESS.fullmatch(self.incoming.pressed or "")
-        return None if found is None else (UUID(found[1]), found[2])
+        return None if found is None else (UUID(found[1]), found[2], found[3])
 
 
 def storable(text: str) -> str:
@@ -231,7 +231,7 @@ class Routing:
         """What somebody said who only pressed a button: its label, or what they filled in."""
         if message.pressed is None:
             return ""
-        id, word = message.pressed
+        id, word, _ = message.pressed
         if word == SUBMIT:
             return "\n".join(f"{name}: {value}" for name, value in message.values.items())
         row = request_store.find(message.connection, id)
@@ -246,10 +246,10 @@ class Routing:
         )
         if message.pressed is None:
             return self._decisions.reply(connection, id, actor, text, now=now)
-        word = message.pressed[1]
+        _, word, seen = message.pressed
         if word == SUBMIT:
             return self._decisions.fill_in(connection, id, actor, message.values, now=now)
-        return self._decisions.press(connection, id, actor, word, comment=text, now=now)
+        return self._decisions.press(connection, id, actor, word, seen=seen, comment=text, now=now)
 
     def _ask_which(self, message: Arrived, contact: str, open_ones: list[Any]) -> str:
         self._keep(message, contact, None)
@@ -342,7 +342,7 @@ class Routing:
     def _event(self, message: Arrived, contact: str, text: str) -> Message:
         return Message(
             id=str(message.id), text=text, from_=contact, channel=message.channel, at=message.now,
-            subject=message.subject, attachments=message.attachments,
+            subject=message.subject, attachments=message.attachments, vouched=message.incoming.vouched,
         )  # fmt: skip
 
     def _keep(

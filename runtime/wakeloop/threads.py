@@ -50,6 +50,13 @@ def thread_of(said: Iterable[Said], subject: str | None = None) -> tuple[str, ..
     return ids_of(threads.get(wanted or "", []))
 
 
+def subject_of(said: Iterable[Said], ids: Iterable[str]) -> str | None:
+    """The subject under which the thread with these ids stands: that of the first of its messages that has one."""
+    known = set(ids)
+    found = sorted((one for one in said if one.provider_id in known and one.subject), key=lambda one: one.at)
+    return found[0].subject if found else None
+
+
 def ids_of(thread: Iterable[Said]) -> tuple[str, ...]:
     """The ids of these messages, oldest first, after those that the first of them names: at most LONGEST."""
     found: dict[str, None] = {}

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from wakeloop import ApprovalExpired, Context, Denied, NoAnswer, RequestCancelled, agent
-from wakeloop.channel import Capabilities, DeliveryStatus, DeliveryUpdate, Outgoing, Receipt
+from wakeloop.channel import Capabilities, DeliveryStatus, DeliveryUpdate, Incoming, Outgoing, Receipt
 from wakeloop.decisions import Actor
 from wakeloop.errors import ChannelError, PermanentChannelError, TemporaryChannelError
 from wakeloop.testing import Simulation
@@ -307,3 +307,28 @@ def test_a_long_answer_is_cut_in_the_line() -> None:
         assert line.startswith("Answered by Alice: because because")
         assert line.endswith("…")
         assert len(line) < 130
+
+
+def test_a_form_that_is_filled_in_where_it_stands_is_answered_and_amended() -> None:
+    """What goes out is what comes back, and who pressed is told by the message itself, not in words besides."""
+
+    @agent()
+    async def counter(ctx: Context[None]) -> int:
+        return (await ctx.ask("alice", "How many?", answer=int)).value
+
+    with Simulation([counter], contacts=PEOPLE, capabilities={"chat": CHAT}) as sim:
+        run = sim.start("counter")
+        sim.advance(1)
+        [taken] = sim.channels["chat"].sent
+        [field] = taken.outgoing.fields
+
+        incoming = Incoming(
+            provider_id="press-1", address="U1", text="", reply_to=taken.provider_id,
+            pressed=taken.outgoing.submit, values={field.name: "42"},
+        )  # fmt: skip
+        sim._intake.incoming("chat", incoming)
+        sim.advance(1)
+
+        assert sim.run(run).result == 42
+        assert shown(sim) == {"U1": "How many?\nAnswered by Alice: 42"}
+        assert len(sim.channels["chat"].sent) == 1

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from wakeloop import Context, Undeliverable, agent
-from wakeloop.channel import DeliveryStatus, DeliveryUpdate
+from wakeloop.channel import Capabilities, DeliveryStatus, DeliveryUpdate
 from wakeloop.errors import ChannelError, PermanentChannelError, TemporaryChannelError
 from wakeloop.testing import Simulation
 
@@ -86,6 +86,33 @@ def test_an_unknown_outcome_is_looked_up_before_anything_is_sent_again() -> None
 
         assert len(sim.channels["sms"].sent) == 1
         assert len(sim.outbox()) == 1
+
+
+def test_a_list_that_cannot_be_read_leaves_the_outcome_unknown() -> None:
+    """The provider has the message, its answer was lost, and then its list is away: nothing is sent before that was read."""
+    with Simulation([teller], contacts=PEOPLE) as sim:
+        sms = sim.channels["sms"]
+        sms.lose_next()
+        sms.fail_next_lookups(TemporaryChannelError("busy", retry_after=30.0))
+
+        sim.start("teller")
+        sim.advance(timedelta(minutes=5))
+
+        assert [taken.text for taken in sms.sent] == ["hello"]
+        assert len(sim.outbox()) == 1
+
+
+def test_a_channel_that_can_tell_nothing_makes_few_copies() -> None:
+    """Where nobody can say whether a message went out it is sent again, but not for ever: the next channel is used."""
+    dumb = Capabilities(inbound=True)
+    with Simulation([teller], contacts=PEOPLE, capabilities={"sms": dumb}) as sim:
+        sim.channels["sms"].lose_next(100)
+
+        sim.start("teller")
+        sim.advance(timedelta(hours=1))
+
+        assert len(sim.channels["sms"].sent) == 3
+        assert [taken.text for taken in sim.channels["email"].sent] == ["hello"]
 
 
 def test_a_delivery_that_fails_for_good_falls_through_to_the_next_channel() -> None:

@@ -324,6 +324,56 @@ def test_an_unverified_sender_never_decides_about_a_call() -> None:
         assert sim.run(run).result == "paid 5"
 
 
+def test_a_yes_pressed_below_other_arguments_does_not_count() -> None:
+    """A button approves the call that its message showed; one who was told of changed arguments has a button for those."""
+
+    @require_approval(["alice", "bob"], quorum=2, edit=True)
+    def order(count: int) -> str:
+        return f"ordered {count}"
+
+    @agent()
+    async def shop(ctx: Context[None]) -> str:
+        return await order(5)
+
+    chat = Capabilities(inbound=True, buttons=True)
+    with Simulation([shop], contacts=PEOPLE, capabilities={"email": chat}) as sim:
+        run = sim.start(shop)
+        request = sim.requests()[0]
+        old = next(
+            one.outgoing.buttons[0].value
+            for one in sim.channels["email"].sent
+            if one.address == "alice@example.com"
+        )
+        sim.approve(request, by="bob", args={"count": 500})
+        new = sim.channels["email"].sent[-1].outgoing.buttons[0].value
+
+        outcome = sim.reply("alice", "", channel="email", pressed=old)
+        waiting = sim.run(run).status
+        sim.reply("alice", "", channel="email", pressed=new)
+
+        assert outcome.startswith("refused: the arguments have changed")
+        assert waiting == "waiting"
+        assert ("approve", "refused: changed meanwhile") in [
+            (one.act, one.result) for one in sim.audit(request)
+        ]
+        assert sim.run(run).result == "ordered 500"
+
+
+def test_an_agent_can_see_that_nobody_vouches_for_a_message() -> None:
+    """Whoever knows an address can write in its name; what an agent does about that is its author's choice."""
+
+    @agent(on_message())
+    async def careful(ctx: Context[None]) -> bool:
+        assert isinstance(ctx.event, Message)
+        return ctx.event.vouched
+
+    with Simulation([careful], contacts=PEOPLE) as sim:
+        sim.reply("alice", "wire the money", channel="email", vouched=False)
+        sim.reply("alice", "hello", channel="email")
+
+        assert [one.result for one in sim.runs(careful)] == [False, True]
+
+
 def test_an_unverified_sender_may_answer_and_write() -> None:
     """Questions and messages are taken from whoever has the address, as they are on any channel."""
     with Simulation([colours, echo], contacts=PEOPLE) as sim:
@@ -491,7 +541,10 @@ def test_an_address_that_came_with_no_message_is_not_fetched(url: str) -> None:
     [
         ("data:text/plain;base64,aGVsbG8=", "hello"),
         ("data:,a%20b", "a b"),
-        ("data:text/plain;base64,?", "NotFound: 'data:text/plain;base64,?' is no base64"),
+        (
+            "data:text/plain;base64,?",
+            "NotFound: 'data:text/plain;base64,?' has no data that can be read: Only base64",
+        ),
         ("data:nothing", "NotFound: 'data:nothing' has no data"),
         ("wakeloop:files/7", "NotFound: 'wakeloop:files/7' is no file"),
         (f"wakeloop:files/{UUID(int=7)}", f"NotFound: there is no file {UUID(int=7)}"),

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from wakeloop import Attachment, Context, agent, on_message
+from wakeloop.calls import digest
 from wakeloop.channel import Button, Capabilities, Field, Incoming, Outgoing
 from wakeloop.errors import PermanentChannelError, TemporaryChannelError, ValueTooLarge
 from wakeloop.testing import Simulation
@@ -125,6 +126,15 @@ def test_a_subject_of_its_own_begins_a_thread_and_reminders_go_on_in_it() -> Non
         draft, question, _ = ids(sim)
         assert [message.thread for message in sent(sim)] == [(), (), (question,)]
         assert draft != question
+
+
+def test_what_has_no_subject_is_told_that_of_its_thread() -> None:
+    """Many mail programs sort by the subject, too: an answer to a mail stands under that mail's."""
+    with simulated(editor) as sim:
+        write(sim, "<m1@example.com>", "A text, please", subject="Newsletter")
+        write(sim, "<m2@example.com>", "For members", reply_to=ids(sim)[0], subject="Re: Newsletter")
+
+        assert [message.subject for message in sent(sim)] == ["Newsletter", "Newsletter"]
 
 
 def test_what_falls_through_has_the_other_channels_thread() -> None:
@@ -285,10 +295,11 @@ def test_an_approval_has_its_buttons_and_its_kind() -> None:
         [request] = sim.requests()
         hex = request.id.replace("-", "")
 
+        seen = digest("buy", {"what": "tea"}).removeprefix("sha256:")[:16]
         [message] = sent(sim)
         assert message.kind == "approval"
         assert message.buttons == (
-            Button(label="Yes", value=f"{hex}:yes", style="yes"),
+            Button(label="Yes", value=f"{hex}:yes@{seen}", style="yes"),
             Button(label="No", value=f"{hex}:no", style="no"),
             Button(label="No: later", value=f"{hex}:no 1", style="no"),
         )

@@ -62,6 +62,7 @@ class FakeChannel:
         self._now = now
         self._failures: list[ChannelError] = []
         self._refusals: list[Exception] = []
+        self._lost_lists: list[ChannelError] = []
         self._to_lose = 0
         self._received = 0
 
@@ -76,6 +77,10 @@ class FakeChannel:
     def fail_next_amendments(self, *errors: Exception) -> None:
         """Raise these, one for each of the next amendments."""
         self._refusals.extend(errors)
+
+    def fail_next_lookups(self, *errors: ChannelError) -> None:
+        """Raise these, one for each of the next times that a message is looked for (`find_sent`)."""
+        self._lost_lists.extend(errors)
 
     def lose_next(self, count: int = 1) -> None:
         """Take the next messages, and lose the answers to them on the way."""
@@ -104,6 +109,8 @@ class FakeChannel:
         self.amended[sent.provider_id] = text
 
     async def find_sent(self, message: Outgoing, known: frozenset[str]) -> Receipt | None:
+        if self._lost_lists:
+            raise self._lost_lists.pop(0)
         for taken in self.sent:
             same = (taken.address, taken.text) == (message.address, message.text)
             if same and taken.provider_id not in known and taken.at >= message.claimed_at:
