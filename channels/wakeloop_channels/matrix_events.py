@@ -51,7 +51,7 @@ def text_content(
     text: str, *, buttons: Sequence[Button] = (), relation: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """A message. `m.mentions` is empty, so that a name in the text calls nobody."""
-    content: dict[str, Any] = {"msgtype": "m.text", "body": text, "m.mentions": {}}
+    content: dict[str, Any] = {"msgtype": "m.text", "body": well_formed(text), "m.mentions": {}}
     if buttons:
         content[BUTTONS] = [{"value": one.value, "style": one.style} for one in buttons]
     if relation is not None:

@@ -90,6 +90,7 @@ class Peer:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = False
+            request_queue_size = 128
 
             def process_request(self, request: Any, client_address: Any) -> None:
                 peer._connections.add(request)

@@ -33,6 +33,7 @@ from pydantic import (
     SecretStr,
     WithJsonSchema,
 )
+from tests.ids import stable
 from typing_extensions import TypedDict, Unpack
 
 from wakeloop.calls import digest, shown, summary
@@ -574,7 +575,7 @@ class Connection:
     pass
 
 
-@pytest.mark.parametrize("default", [object(), "many", SecretStr("x"), Field(default=3), ...], ids=str)
+@pytest.mark.parametrize("default", [object(), "many", SecretStr("x"), Field(default=3), ...], ids=stable)
 def test_a_default_that_nobody_can_be_shown_is_refused_where_it_is_written(default: Any) -> None:
     """It would be filled in, and then be refused by every call."""
 
@@ -980,7 +981,7 @@ async def _condition(amount: float) -> bool:
         ({"when": step(lambda amount: True)}, "when must be a plain function"),
         ({"when": lambda price: True}, r"when asks for 'price', .*amount, to, memo"),
     ],
-    ids=repr,
+    ids=stable,
 )  # fmt: skip
 def test_options_with_which_nothing_could_be_decided_are_refused(options: dict[str, Any], words: str) -> None:
     """Where it is written, with the function's name and what to write."""
@@ -1016,7 +1017,7 @@ def test_the_decorator_without_anybody_s_name_tells_how_to_write_it(bare: Any) -
         (require_approval("cto")(pay), r'by=\["cfo", "cto"\], quorum=2'),
         (step(require_approval("cto")(pay)), r'by=\["cfo", "cto"\], quorum=2'),
     ],
-    ids=str,
+    ids=stable,
 )  # fmt: skip
 def test_what_is_no_function_of_its_own_is_refused(function: Any, words: str) -> None:
     """Descriptors below the decorator, classes, and what is gated already."""

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from tests.ids import stable
 from typing_extensions import TypedDict
 
 from wakeloop.engine.values import (
@@ -161,7 +162,7 @@ GOOD: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "value"), GOOD, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("annotation", "value"), GOOD, ids=lambda value: stable(value)[:40])
 def test_a_value_comes_back_equal_by_its_annotation(annotation: Any, value: Any) -> None:
     """What an annotation allows comes back equal, and the second time the same."""
     codec = Codec(annotation)
@@ -230,7 +231,7 @@ def test_not_a_number_comes_back_as_not_a_number(annotation: Any, value: Any) ->
         (Decimal, Decimal("NaN"), "Decimal"),
         (Callable[[], int], len, "builtin_function_or_method"),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: stable(value)[:30],
 )
 def test_a_value_that_would_come_back_different_is_refused(annotation: Any, value: Any, named: str) -> None:
     """What JSON would quietly turn into something else is refused, with the place, the type and what to do."""

@@ -43,6 +43,7 @@ class ChannelConformance(SendingTests, ReceivingTests, ListeningTests):
     messages go to a provider that can be down. says_when: a busy provider can say when to ask again. timed_signatures: a
     signature holds a time, and an old one is refused. secret_setting: where the secrets are set that verify webhooks,
     several with commas between; another_secret: one that could be among them. reports: what the provider's receipts tell.
+    verdicts_only: of buttons, only those of an approval are shown, one for a yes and one for a no.
     """
 
     # The adapter itself

@@ -19,7 +19,7 @@ class ListeningTests(Suite):
     @needs("listening", "inbound")
     def test_what_comes_while_nobody_listens_is_not_missed(self, provider: Provider, run: Run) -> None:
         """Another process goes on from the cursor that the last one left."""
-        first = RecordingInlet()
+        first = RecordingInlet(provider.cursor)
         provider.message("one")
         run(listen(provider.channel, first, 1))
         provider.message("two")
@@ -43,7 +43,7 @@ class ListeningTests(Suite):
     def test_what_was_not_recorded_comes_again(self, provider: Provider, run: Run) -> None:
         """If `take` fails, the provider must not have been told that the message was taken."""
         provider.message("one")
-        broken = RecordingInlet(refuse=OSError("the database is away"))
+        broken = RecordingInlet(provider.cursor, refuse=OSError("the database is away"))
         with suppress(OSError):
             run(_within(provider.channel, broken))
         inlet = RecordingInlet(broken.cursor)

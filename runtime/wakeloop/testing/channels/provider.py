@@ -43,7 +43,8 @@ class Provider:
 
     channel: the adapter under test; its timeout should be a fraction of a second, for SLOW is waited out. address: a
     person of this channel, in the canonical form. settings, services: what `channel` was made from. secrets: what must
-    never be shown. file_url: a file that can be fetched while the test runs.
+    never be shown. file_url: a file that can be fetched while the test runs. cursor: from where an adapter that fetches
+    goes on in a test; None if it takes all that there is when it begins.
 
     The suite drives the adapter's coroutines from an event loop that stands still between two calls, so the stand-in
     runs in threads or a process of its own. What people do (`message`, `press`, `fill`, `receipt`) gives the webhook that
@@ -56,6 +57,7 @@ class Provider:
     services: ChannelServices = ChannelServices()
     secrets: Sequence[str] = ()
     file_url: str = "https://files.example.com/plan.pdf"
+    cursor: str | None = None
 
     def sent(self) -> Sequence[Took]:
         """Every message that the provider has taken from the adapter, oldest first, as it stands now."""

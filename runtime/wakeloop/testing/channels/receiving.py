@@ -67,7 +67,7 @@ class ReceivingTests(Suite):
         if request is not None:
             items = take_in(provider.channel, request)
         else:
-            inlet = RecordingInlet()
+            inlet = RecordingInlet(provider.cursor)
             run(listen(provider.channel, inlet, 1))
             items = inlet.items
         for item in items:

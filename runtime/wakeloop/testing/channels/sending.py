@@ -139,7 +139,7 @@ class SendingTests(Suite):
         by_id = {took.provider_id: took for took in provider.sent()}
         assert receipt.provider_id in by_id, "the receipt names no message that was taken"
         assert "Which day?" in by_id[receipt.provider_id].text
-        if self.can().buttons:
+        if self.can().buttons and not self.verdicts_only:
             shown = by_id[receipt.provider_id].buttons
             assert {"Monday", "Not yet"} <= set(shown), f"the buttons shown are {shown}"
 

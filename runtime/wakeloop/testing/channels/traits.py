@@ -47,6 +47,7 @@ class Suite:
     timed_signatures: ClassVar[bool] = False
     secret_setting: ClassVar[str | None] = None
     another_secret: ClassVar[str] = "another-secret"
+    verdicts_only: ClassVar[bool] = False
     reports: ClassVar[Sequence[DeliveryStatus]] = (
         DeliveryStatus.SENT,
         DeliveryStatus.DELIVERED,
