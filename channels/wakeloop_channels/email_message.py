@@ -142,13 +142,20 @@ class Composer:
 
 
 def subject_of(message: Outgoing) -> str:
-    """The subject: as it is given, with "Re:" in a thread; else the beginning of the text's first line."""
+    """The subject: as it is given, or else as the thread has it, with "Re:" in a thread; else the beginning of the text's
+    first line. Programs such as Gmail's take mail with another subject for another thread, whatever it refers to."""
     given = _one_line(message.subject or "")
+    if not given and message.thread:
+        given = _one_line(message.topic or "") or _beginning(message.opening or "")
     if given:
         is_reply = bool(message.thread) and not _REPLY.match(given)
         return _shortened(f"Re: {given}" if is_reply else given, MAX_SUBJECT_CHARACTERS)
-    lines = (_one_line(line) for line in message.text.splitlines())
-    return _shortened(next(filter(None, lines), "A message for you"), SUBJECT_CHARACTERS)
+    return _beginning(message.text) or "A message for you"
+
+
+def _beginning(text: str) -> str:
+    lines = (_one_line(line) for line in text.splitlines())
+    return _shortened(next(filter(None, lines), ""), SUBJECT_CHARACTERS)
 
 
 class _Ids(UnstructuredHeader, BaseHeader):

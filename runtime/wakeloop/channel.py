@@ -100,8 +100,9 @@ class Outgoing:
     may show more: buttons to press; fields to fill in, which are sent back with `submit` as the button that was pressed;
     link, the person's own page with the whole of it; token, to be hidden in the message so that the reply brings it back.
 
-    subject: that the message was given, else that of its thread. thread: the provider's ids of what was said before in
-    the same conversation with this address, theirs and ours, oldest first; empty if this begins one. heard_at: when this address last wrote to us. attachments: files to send; each `url`
+    thread: the provider's ids of what was said before in the same conversation with this address, theirs and ours, oldest
+    first; empty if this begins one. topic: the latest subject in that thread. opening: the words that it began with.
+    heard_at: when this address last wrote to us. attachments: files to send; each `url`
     is one that the provider can fetch (http, https) or holds the bytes themselves (`data:`, RFC 2397).
     """
 
@@ -110,6 +111,8 @@ class Outgoing:
     text: str
     subject: str | None = None
     thread: tuple[str, ...] = ()
+    topic: str | None = None
+    opening: str | None = None
     heard_at: datetime | None = None
     claimed_at: datetime
     kind: str = ""

@@ -15,7 +15,7 @@ from wakeloop.channel import Capabilities, DeliveryStatus, Sender
 from wakeloop.desk import Desk
 from wakeloop.events import Attachment, Message, load_event
 from wakeloop.store import conversations, outbox
-from wakeloop.threads import Said, ids_of, subject_of, thread_of
+from wakeloop.threads import Said, ids_of, thread_of, topic_of
 
 _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 
@@ -48,8 +48,9 @@ class Composer:
         attached = outbox.attachments_of(connection, [row.message_id for row in known if row.has_attachments])
         found = {}
         for row in known:
-            thread, subject = threads.get(row.id, ((), None))
-            extras: dict[str, Any] = {"thread": thread, "subject": row.subject or subject}
+            thread = threads.get(row.id, [])
+            extras: dict[str, Any] = {"thread": ids_of(thread), "topic": topic_of(thread)}
+            extras["opening"] = thread[0].text if thread else None
             if row.id in heard:
                 extras["heard_at"] = heard[row.id].at
             if row.request_id is not None and not row.interactive:
@@ -78,8 +79,7 @@ class Composer:
 
     def _threads(
         self, connection: Connection, rows: Sequence[Any], heard: Mapping[UUID, Any]
-    ) -> dict[UUID, tuple[tuple[str, ...], str | None]]:
-        """By delivery, the ids of its thread and the subject that this has."""
+    ) -> dict[UUID, list[Said]]:
         if not rows:
             return {}
         woken = self._woken_by(connection, [row.run_id for row in rows if row.run_id is not None])
@@ -94,13 +94,10 @@ class Composer:
                 theirs = [_said(first, is_ours=False), *theirs]
             if row.status != DeliveryStatus.PENDING and row.claimed_at is not None:
                 theirs = [one for one in theirs if one.at < row.claimed_at]  # as it was at the first attempt
+            threads[row.id] = thread_of(theirs, row.subject)
             # What answers a message at once, and is about nothing else, stands with that message.
             if row.interactive and row.request_id is None and row.run_id is None and row.id in heard:
-                theirs = [_said(heard[row.id], is_ours=False)]
-                ids = ids_of(theirs)
-            else:
-                ids = thread_of(theirs, row.subject)
-            threads[row.id] = (ids, subject_of(theirs, ids))
+                threads[row.id] = [_said(heard[row.id], is_ours=False)]
         return threads
 
     def _woken_by(self, connection: Connection, run_ids: Sequence[UUID]) -> dict[UUID, Any]:
@@ -117,7 +114,7 @@ class Composer:
 
 def _said(row: Any, *, is_ours: bool) -> Said:
     return Said(
-        provider_id=row.provider_id, at=row.at, is_ours=is_ours, subject=getattr(row, "subject", None),
+        provider_id=row.provider_id, at=row.at, is_ours=is_ours, subject=row.subject, text=row.text,
         thread=row.thread, reply_to=row.reply_to,
     )  # fmt: skip
 

@@ -243,6 +243,7 @@ class Outbox:
             key=str(row.id),
             address=row.address,
             text=claimed.composed.text(claimed.text),
+            subject=row.subject,
             claimed_at=row.claimed_at or self._database.now(),
             **claimed.composed.extras,
         )

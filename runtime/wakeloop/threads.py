@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,18 +16,20 @@ _PREFIXES = re.compile(r"^(?:(?:re|aw|sv|antw|fwd?|wg)(?:\[\d+\])?\s*:\s*)+", re
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
     """A message of a conversation, by its provider's ids. is_ours: we said it. subject: that it was given, if any.
-    thread, reply_to: of theirs, the thread that it stands in and the message that it answers, where the provider told."""
+    text: what it said, if it is the first of its conversation. thread, reply_to: of theirs, the thread that it stands in
+    and the message that it answers, where the provider told."""
 
     provider_id: str
     at: datetime
     is_ours: bool
     subject: str | None = None
+    text: str | None = None
     thread: str | None = None
     reply_to: str | None = None
 
 
-def thread_of(said: Iterable[Said], subject: str | None = None) -> tuple[str, ...]:
-    """The ids of the thread in which a message with this subject comes next, oldest first.
+def thread_of(said: Iterable[Said], subject: str | None = None) -> list[Said]:
+    """The messages of the thread in which one with this subject comes next, oldest first.
 
     What has no subject goes on where the last message stands, in either direction; one that has a subject goes on with
     the thread of that subject, or begins it. A reply stands where the message stands that it answers."""
@@ -47,14 +49,7 @@ def thread_of(said: Iterable[Said], subject: str | None = None) -> tuple[str, ..
         places[one.provider_id] = latest = place
         threads.setdefault(place, []).append(one)
     wanted = latest if subject is None else plain_subject(subject)
-    return ids_of(threads.get(wanted or "", []))
-
-
-def subject_of(said: Iterable[Said], ids: Iterable[str]) -> str | None:
-    """The subject under which the thread with these ids stands: that of the first of its messages that has one."""
-    known = set(ids)
-    found = sorted((one for one in said if one.provider_id in known and one.subject), key=lambda one: one.at)
-    return found[0].subject if found else None
+    return threads.get(wanted or "", [])
 
 
 def ids_of(thread: Iterable[Said]) -> tuple[str, ...]:
@@ -66,6 +61,11 @@ def ids_of(thread: Iterable[Said]) -> tuple[str, ...]:
         found[one.provider_id] = None
     ids = tuple(found)
     return ids if len(ids) <= LONGEST else (ids[0], *ids[1 - LONGEST :])
+
+
+def topic_of(thread: Sequence[Said]) -> str | None:
+    """The subject under which a thread goes on: the latest that is in it."""
+    return next((one.subject for one in reversed(thread) if one.subject), None)
 
 
 def plain_subject(subject: str) -> str:

@@ -82,6 +82,28 @@ def test_a_conversation_stays_in_one_thread_whoever_says_what() -> None:
         ]
 
 
+def test_a_thread_goes_on_under_its_subject() -> None:
+    """That of the mail that began it, or that somebody gave it since; where nobody did, its first words are told."""
+    with simulated(editor) as sim:
+        write(sim, "m1", "Write about tea.", subject="Tea")
+        write(sim, "m2", "Everybody.", reply_to=ids(sim)[0])
+        assert [(message.topic, message.opening) for message in sent(sim)] == [
+            ("Tea", "Write about tea.")
+        ] * 2
+
+        write(sim, "m3", "Shorter, please.", reply_to=ids(sim)[1], subject="Re: Coffee")
+        assert (sent(sim)[-1].text, sent(sim)[-1].topic) == ("Done.", "Re: Coffee")
+
+    with simulated(editor) as sim:
+        sim.start("editor")
+        sim.advance(1)
+        write(sim, "m1", "Everybody.")
+        assert [(message.topic, message.opening) for message in sent(sim)] == [
+            (None, None),
+            (None, "For whom is it?"),
+        ]
+
+
 def test_another_session_or_person_has_another_thread() -> None:
     """What is said to others in the same run, and to the same person elsewhere, is no part of it."""
 
@@ -125,16 +147,8 @@ def test_a_subject_of_its_own_begins_a_thread_and_reminders_go_on_in_it() -> Non
 
         draft, question, _ = ids(sim)
         assert [message.thread for message in sent(sim)] == [(), (), (question,)]
+        assert sent(sim)[-1].topic == "Invoice"
         assert draft != question
-
-
-def test_what_has_no_subject_is_told_that_of_its_thread() -> None:
-    """Many mail programs sort by the subject, too: an answer to a mail stands under that mail's."""
-    with simulated(editor) as sim:
-        write(sim, "<m1@example.com>", "A text, please", subject="Newsletter")
-        write(sim, "<m2@example.com>", "For members", reply_to=ids(sim)[0], subject="Re: Newsletter")
-
-        assert [message.subject for message in sent(sim)] == ["Newsletter", "Newsletter"]
 
 
 def test_what_falls_through_has_the_other_channels_thread() -> None:

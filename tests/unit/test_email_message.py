@@ -181,6 +181,21 @@ class TestHeaders:
         """As given, in one line; else from the text."""
         assert mail_of(outgoing(text, subject=subject, thread=thread))["Subject"] == expected
 
+    @pytest.mark.parametrize(
+        ("topic", "opening", "expected"),
+        [
+            ("Tea", "Write about tea.", "Re: Tea"), ("Re: Tea", None, "Re: Tea"), ("AW: Tea", None, "AW: Tea"),
+            ("Tea " * 40, None, f"Re: {' '.join(['Tea'] * 40)}"), (None, "Who is it for?\nAll?", "Re: Who is it for?"),
+            ("", "", "Done."), (None, "Tea " * 40, f"Re: {' '.join(['Tea'] * 19)}…"),
+        ],
+    )  # fmt: skip
+    def test_a_thread_keeps_its_subject(self, topic: str | None, opening: str | None, expected: str) -> None:
+        """Else Gmail and others would show what is said next as another thread."""
+        mail = mail_of(outgoing("Done.", thread=("<1@example.org>",), topic=topic, opening=opening))
+
+        assert mail["Subject"] == expected
+        assert mail_of(outgoing("Done.", topic=topic, opening=opening))["Subject"] == "Done."
+
     @given(st.text(), st.text(), st.lists(st.text()), st.text())
     def test_nothing_gets_into_a_header_that_does_not_belong_there(
         self, text: str, subject: str, thread: list[str], token: str

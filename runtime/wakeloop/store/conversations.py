@@ -32,7 +32,8 @@ def _ours(condition: sa.ColumnElement[bool]) -> Any:
     return (
         sa.select(
             deliveries.c.id.label("delivery"), _sent.c.provider_id, _sent.c.claimed_at.label("at"),
-            _said.c.subject, sa.literal_column("1").label("is_ours"), _NONE.label("thread"), _NONE.label("reply_to"),
+            _said.c.subject, _said.c.text, sa.literal_column("1").label("is_ours"), _NONE.label("thread"),
+            _NONE.label("reply_to"),
         )
         .select_from(deliveries)
         .join(_new, _new.c.id == deliveries.c.message_id)
@@ -58,7 +59,7 @@ def _theirs(condition: sa.ColumnElement[bool], *, since_run: bool = False) -> An
     source = source.join(_said, condition).join(received, _BY_MESSAGE)
     return (
         sa.select(
-            deliveries.c.id.label("delivery"), received.c.provider_id, received.c.at, _said.c.subject,
+            deliveries.c.id.label("delivery"), received.c.provider_id, received.c.at, _said.c.subject, _said.c.text,
             sa.literal_column("0").label("is_ours"), received.c.thread, received.c.reply_to,
         )
         .select_from(source)
@@ -85,7 +86,10 @@ _ranked = sa.select(
     .over(partition_by=_all.c.delivery, order_by=[column.desc() for column in _ORDER])
     .label("last"),
 ).subquery("ranked")
-_SAID = sa.select(_ranked).where(sa.or_(_ranked.c.first == 1, _ranked.c.last <= LATEST))
+_FIRST_TEXT = sa.case((_ranked.c.first == 1, _ranked.c.text)).label("text")
+_SAID = sa.select(*[one for one in _ranked.columns if one.key != "text"], _FIRST_TEXT).where(
+    sa.or_(_ranked.c.first == 1, _ranked.c.last <= LATEST)
+)
 
 _WOKEN_BY: Any = sa.select(runs.c.id, runs.c.event).where(
     among(runs.c.id, "ids"), runs.c.event.like('{"kind":"message"%')
@@ -93,7 +97,7 @@ _WOKEN_BY: Any = sa.select(runs.c.id, runs.c.event).where(
 _RECEIVED: Any = (
     sa.select(
         received.c.message_id, received.c.channel, received.c.address, received.c.provider_id, received.c.at,
-        received.c.thread, received.c.reply_to, messages.c.subject,
+        received.c.thread, received.c.reply_to, messages.c.subject, messages.c.text,
     )
     .select_from(received)
     .join(messages, messages.c.id == received.c.message_id)
@@ -115,16 +119,20 @@ _HEARD: Any = (
         _heard.c.provider_id,
         _heard.c.thread,
         _heard.c.reply_to,
+        messages.c.subject,
+        messages.c.text,
     )
     .select_from(deliveries)
     .join(_heard, _heard.c.id == _last)
+    .outerjoin(messages, messages.c.id == _heard.c.message_id)
     .where(among(deliveries.c.id, "ids"))
 )
 
 
 def said(connection: Connection, ids: Collection[UUID]) -> list[sa.Row[Any]]:
     """For each of these deliveries, what was said on its channel, to and by its address, in the same run, about the same
-    request, and by its contact to the run's session since the run was made. `at` is when it went out, or came."""
+    request, and by its contact to the run's session since the run was made. `at` is when it went out, or came; `text` only
+    that of the first."""
     return list(connection.execute(_SAID, {"ids": sorted(ids)})) if ids else []
 
 
