@@ -15,6 +15,7 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .celery_app import make_app
+    from .flower_guard import guard_flower
     from .wiring import load_settings, make_host
 
     try:
@@ -29,5 +30,6 @@ def __getattr__(name: str) -> Any:
         concurrency=settings.worker_concurrency,
         host=lambda: make_host(settings),
     )
+    guard_flower(app)
     globals()["app"] = app
     return app
