@@ -29,6 +29,7 @@ def __getattr__(name: str) -> Any:
         queue=settings.queue,
         concurrency=settings.worker_concurrency,
         host=lambda: make_host(settings),
+        grace=settings.stop_grace_seconds,
     )
     guard_flower(app)
     globals()["app"] = app

@@ -103,6 +103,14 @@ class Settings(BaseSettings):
         "one attempt at a delivery may take.",
         examples=[15.0],
     )
+    stop_grace_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="For how many seconds a worker that is told to end lets turns under way go on; what is not over by "
+        "then is handed back. Whatever supervises it must wait for 20 seconds more.",
+        examples=[10.0],
+    )
     unknown_sender: Literal["ignore", "answer"] = Field(
         default="ignore",
         description="What becomes of a message from somebody who is no contact.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +15,8 @@ import yaml
 
 from wakeloop.celery_app import STOP_GRACE_SECONDS
 from wakeloop.settings import PREFIX, Settings
+from wakeloop.web.app import make_app
+from wakeloop.wiring import Runtime
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -156,3 +159,79 @@ def test_the_image_has_the_projects_version_and_a_python_that_it_supports() -> N
     assert {services[name]["image"] for name in OURS} == {f"wakeloop:{project['version']}"}
     assert len(pythons) == 1
     assert f"Programming Language :: Python :: {pythons.pop()}" in project["classifiers"]
+
+
+@pytest.fixture(scope="module")
+def manifests() -> list[dict[str, Any]]:
+    """The Kubernetes objects of docs/deploy.md."""
+    blocks = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "deploy.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [one for block in blocks for one in yaml.safe_load_all(block)]
+
+
+def pods(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        one["metadata"]["name"]: one["spec"]["template"] for one in manifests if "template" in one["spec"]
+    }
+
+
+def test_manifests_run_the_same_processes_as_compose(manifests: list[dict[str, Any]]) -> None:
+    """Commands are those of the compose file, but for how a shell is told the name of the machine."""
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    commands = {name: pod["spec"]["containers"][0]["command"] for name, pod in pods(manifests).items()}
+
+    assert commands["wakeloop-migrate"] == services["migrate"]["command"]
+    assert commands["wakeloop-web"] == services["web"]["command"]
+    worker = shlex.split(services["worker"]["command"][-1].removeprefix("exec ").replace("$$HOSTNAME", "%h"))
+    assert commands["wakeloop-worker"] == worker
+
+
+def test_manifests_are_of_one_piece(manifests: list[dict[str, Any]]) -> None:
+    """Selectors meet labels, mounts meet volumes, and the autoscaler meets the workers."""
+    found = pods(manifests)
+    by_kind = {(one["kind"], one["metadata"]["name"]): one["spec"] for one in manifests}
+
+    for name in ("wakeloop-worker", "wakeloop-web"):
+        assert by_kind["Deployment", name]["selector"]["matchLabels"] == found[name]["metadata"]["labels"]
+    assert by_kind["Service", "wakeloop-web"]["selector"] == found["wakeloop-web"]["metadata"]["labels"]
+    web = found["wakeloop-web"]["spec"]["containers"][0]
+    assert by_kind["Service", "wakeloop-web"]["ports"][0]["targetPort"] == web["ports"][0]["containerPort"]
+    target = by_kind["HorizontalPodAutoscaler", "wakeloop-worker"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) in by_kind
+    for pod in found.values():
+        mounted = {mount["name"] for mount in pod["spec"]["containers"][0].get("volumeMounts", [])}
+        assert mounted == {volume["name"] for volume in pod["spec"].get("volumes", [])}
+
+
+def test_manifests_probe_what_the_web_app_answers_and_scale_by_what_is_due(
+    manifests: list[dict[str, Any]],
+) -> None:
+    """Probes ask addresses that exist; workers have no probe that Redis could fail for the length of their lives."""
+    found = pods(manifests)
+    app = make_app(Runtime(Settings(database_url="sqlite://")))
+    paths = {getattr(route, "path", None) for route in app.routes}
+    (web,), (worker,) = (found[name]["spec"]["containers"] for name in ("wakeloop-web", "wakeloop-worker"))
+    (scaler,) = (one["spec"] for one in manifests if one["kind"] == "HorizontalPodAutoscaler")
+
+    assert web["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert {"/readyz", "/healthz"} <= paths
+    assert "livenessProbe" not in worker
+    assert {one["external"]["metric"]["name"] for one in scaler["metrics"]} == {
+        "wakeloop_due_sessions",
+        "wakeloop_due_lag_seconds",
+    }
+    for variable in (one["name"] for one in web["env"]):
+        assert variable.removeprefix(PREFIX).lower() in Settings.model_fields
+
+
+def test_manifests_run_nothing_as_root_and_leave_time_to_stop(manifests: list[dict[str, Any]]) -> None:
+    """As in compose."""
+    for name, pod in pods(manifests).items():
+        spec = pod["spec"]
+        assert spec["securityContext"] == {"runAsNonRoot": True, "runAsUser": 10001}, name
+        assert re.search(r":\d", spec["containers"][0]["image"]), name
+        if name != "wakeloop-migrate":
+            assert spec["terminationGracePeriodSeconds"] >= 3 * STOP_GRACE_SECONDS, name
+            assert spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True, name
