@@ -30,6 +30,8 @@ def __getattr__(name: str) -> Any:
         concurrency=settings.worker_concurrency,
         host=lambda: make_host(settings),
         grace=settings.stop_grace_seconds,
+        key_prefix=settings.broker_key_prefix,
+        sentinel_master=settings.broker_sentinel_master,
     )
     guard_flower(app)
     globals()["app"] = app

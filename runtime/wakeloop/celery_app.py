@@ -132,6 +132,8 @@ def make_app(
     host: Callable[[], Host],
     pool: str = "threads",
     grace: float = STOP_GRACE_SECONDS,
+    key_prefix: str = "",
+    sentinel_master: str | None = None,
 ) -> App:
     """Make the Celery app. Nothing is connected, and `host` is not called, before a worker starts.
 
@@ -140,7 +142,8 @@ def make_app(
     worker works on at once. `host` makes a process's host; it is called once in each process that needs one. `pool`
     is "threads" or "prefork"; it is said here because Celery ignores `--pool=prefork` on the command line, taking it
     for its own default, once the app has named a pool. `grace`: for how many seconds turns under way may go on when the
-    worker is told to end (SIGTERM).
+    worker is told to end (SIGTERM). `key_prefix` begins every key in Redis; `sentinel_master` is the master's name, if
+    `broker_url` is one of sentinels.
     """
     if broker_url == "embedded://":
         broker_url = "embedded://local"  # kombu would take a host of its own for one without a name
@@ -162,7 +165,12 @@ def make_app(
         app.conf.update(_EMBEDDED_CONFIG)
         app.broker = embedded.broker(broker_url)
     else:
-        app.conf.broker_transport_options = _CONSUMING
+        # What is said at a connection is added to these; each connection has the prefix and the name of the master.
+        app.conf.broker_transport_options = {
+            **_CONSUMING,
+            **({"global_keyprefix": key_prefix} if key_prefix else {}),
+            **({"master_name": sentinel_master} if sentinel_master else {}),
+        }
     app.amqp.Connection = _Connection
     app.steps["worker"].add(HostStep)
     _add_task(app, DELIVERY_TASK, _deliver)
