@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup browser demo test check matrix format clean
+.PHONY: setup browser pgbouncer rabbitmq demo test check matrix format clean
 
 setup: .venv/ready
 
@@ -20,13 +20,23 @@ browser:
 	  { $$sudo apt-get -qq update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; } >/dev/null || { \
 	    echo "chromium could not be installed; put it on the PATH (Debian: apt-get install chromium)" >&2; exit 1; }; }
 
+# Unpacked, not installed: Debian would start it as a service.
+pgbouncer: setup
+	@command -v pgbouncer >/dev/null || test -x .venv/debian/usr/sbin/pgbouncer || { \
+	  echo "unpacking pgbouncer, behind which the store is tested"; \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  mkdir -p .venv/debian && cd .venv/debian && { apt-cache show pgbouncer || $$sudo apt-get -qq update; } >/dev/null 2>&1 && \
+	  apt-get -qq download pgbouncer $$(apt-cache depends pgbouncer | sed -n 's/^ *Depends: \(lib\(event\|c-\{0,1\}ares\).*\)/\1/p') 2>/dev/null && \
+	  for archive in *.deb; do dpkg-deb -x $$archive . || exit 1; done || { \
+	    echo "pgbouncer could not be brought; put it on the PATH (Debian: apt-get install pgbouncer)" >&2; exit 1; }; }
+
 demo: setup
 	$(BIN)/python demo/run.py
 
-test: setup browser
+test: setup browser pgbouncer
 	$(BIN)/python -m pytest
 
-check: setup browser
+check: setup browser pgbouncer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

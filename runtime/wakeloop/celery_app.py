@@ -21,6 +21,7 @@ from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.loaders.app import AppLoader
 from celery.worker import state
+from celery.worker.consumer import Consumer
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
@@ -79,6 +80,7 @@ _CONFIG: dict[str, Any] = {
     "task_acks_late": False,
     # Cancels late-acknowledging tasks only, of which there are none; set because False warns at each reconnection.
     "worker_cancel_long_running_tasks_on_connection_loss": True,
+    "worker_consumer": "wakeloop.celery_app:TurnConsumer",
     "worker_prefetch_multiplier": 1,
     # A message that waits behind a long task in one worker is not seen by the idle one beside it.
     "worker_disable_prefetch": True,
@@ -107,6 +109,8 @@ class App(Celery):  # type: ignore[misc] # Celery has no types
 
     #: The calling process's host, created by its first call. Never handed from a process to its children.
     host: Callable[[], Host]
+    #: How long turns may go on when the worker is told to end, in seconds.
+    grace: float
     #: Whether broker and worker live in this process.
     embedded: bool
     #: The workers that run in this process.
@@ -121,7 +125,15 @@ class App(Celery):  # type: ignore[misc] # Celery has no types
 
 
 def make_app(
-    broker_url: str, *, queue: str, concurrency: int, host: Callable[[], Host], pool: str = "threads"
+    broker_url: str,
+    *,
+    queue: str,
+    concurrency: int,
+    host: Callable[[], Host],
+    pool: str = "threads",
+    grace: float = STOP_GRACE_SECONDS,
+    key_prefix: str = "",
+    sentinel_master: str | None = None,
 ) -> App:
     """Make the Celery app. Nothing is connected, and `host` is not called, before a worker starts.
 
@@ -129,12 +141,15 @@ def make_app(
     that name no queue of their own, and all deliveries, use `queue`. `concurrency` is the number of messages that a
     worker works on at once. `host` makes a process's host; it is called once in each process that needs one. `pool`
     is "threads" or "prefork"; it is said here because Celery ignores `--pool=prefork` on the command line, taking it
-    for its own default, once the app has named a pool.
+    for its own default, once the app has named a pool. `grace`: for how many seconds turns under way may go on when the
+    worker is told to end (SIGTERM). `key_prefix` begins every key in Redis; `sentinel_master` is the master's name, if
+    `broker_url` is one of sentinels.
     """
     if broker_url == "embedded://":
         broker_url = "embedded://local"  # kombu would take a host of its own for one without a name
     app = App("wakeloop", broker=broker_url, loader=_Loader, set_as_current=False)
     app.host = _PerProcess(host)
+    app.grace = grace
     app.embedded = broker_url.startswith("embedded:")
     app.workers = WeakSet()
     app.registering = threading.Lock()
@@ -150,7 +165,12 @@ def make_app(
         app.conf.update(_EMBEDDED_CONFIG)
         app.broker = embedded.broker(broker_url)
     else:
-        app.conf.broker_transport_options = _CONSUMING
+        # What is said at a connection is added to these; each connection has the prefix and the name of the master.
+        app.conf.broker_transport_options = {
+            **_CONSUMING,
+            **({"global_keyprefix": key_prefix} if key_prefix else {}),
+            **({"master_name": sentinel_master} if sentinel_master else {}),
+        }
     app.amqp.Connection = _Connection
     app.steps["worker"].add(HostStep)
     _add_task(app, DELIVERY_TASK, _deliver)
@@ -273,9 +293,27 @@ class HostStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no t
         """
         parent.app.workers.discard(parent)
         if self._host is not None:
-            self._host.stop(grace=0.0 if state.should_terminate else STOP_GRACE_SECONDS)
+            self._host.stop(grace=0.0 if state.should_terminate else parent.app.grace)
         if self._dispatcher is not None:
             self._dispatcher.close()
+
+
+class TurnConsumer(Consumer):  # type: ignore[misc] # Celery has no types
+    """Takes turns of agents that this worker does not know, too: in the middle of a deploy, some worker does.
+
+    Celery would drop the message with an error, and nobody would know before the session is handed over again, which
+    takes longer each time. The host hands such a session back at once."""
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        name = message.headers.get("task", "") if body is None else ""
+        if not name.startswith(TURN_TASK_PREFIX):
+            super().on_unknown_task(body, message, exc)
+            return
+        with self.app.registering:
+            if name not in self.app.tasks:
+                _add_task(self.app, name, _run_turns)
+            self.update_strategies()
+        self.create_task_handler()(message)
 
 
 class _Connection(Connection):

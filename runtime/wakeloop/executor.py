@@ -40,6 +40,9 @@ BATCH = 200
 GARBAGE_THRESHOLD = 50_000
 """So many more objects than before make Python look for garbage among the young ones."""
 
+UNKNOWN_AGENT = timedelta(seconds=1)
+"""After what time a session is handed over again that came to a worker which does not know its agent."""
+
 POLL_SECONDS = 1.0
 """How often the leases of sessions under way are looked after, and their inboxes."""
 
@@ -360,9 +363,10 @@ class Executor:
                     "(memory? a crash in a C extension?), then `wakeloop retry` it"
                 )
         for id in loaded.claimed.keys() - loaded.turns.keys():
-            log.error("claimed a session of an agent that is not known here", session=loaded.claimed[id].name)
+            # In the middle of a deploy. Only a worker that knows the agent hands it over again, to any of them.
+            log.info("left a session of an agent that is not known here", session=loaded.claimed[id].name)
             with self._database.begin() as connection:
-                leases.hand_back(connection, [id], owner=self.owner, now=now + self._lease)
+                leases.hand_back(connection, [id], owner=self.owner, now=now + UNKNOWN_AGENT)
             self._settle(id)
         for id, row in loaded.reloaded.items():
             known = self._turns.get(id)

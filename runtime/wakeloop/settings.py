@@ -47,13 +47,26 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         default="sqlite:///.wakeloop/wakeloop.db",
-        description="Where everything is kept: SQLite, or PostgreSQL in production.",
+        description="Where everything is kept: SQLite, or PostgreSQL in production; with ?prepare_threshold=none behind a "
+        "pooler in transaction mode.",
         examples=["postgresql+psycopg://wakeloop@localhost/wakeloop"],
     )
     broker_url: str = Field(
         default="embedded://local",
-        description="What carries work to the workers: within one process, or Redis.",
+        description="What carries work to the workers: within one process, or Redis, with TLS by rediss:// and through "
+        "sentinels by sentinel://.",
         examples=["redis://localhost:6379/0"],
+    )
+    broker_key_prefix: str = Field(
+        default="",
+        description="What all keys in Redis begin with, where others use the same one; in braces they are in one slot of a "
+        "cluster.",
+        examples=["{agents}:"],
+    )
+    broker_sentinel_master: str | None = Field(
+        default=None,
+        description="The name under which Redis's sentinels know the master, with a sentinel:// broker_url.",
+        examples=["mymaster"],
     )
     queue: str = Field(
         default="wakeloop", min_length=1, description="The Celery queue of turns.", examples=["wakeloop"]
@@ -102,6 +115,14 @@ class Settings(BaseSettings):
         description="After how many seconds the session of a worker that fell silent is taken over; also how long "
         "one attempt at a delivery may take.",
         examples=[15.0],
+    )
+    stop_grace_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="For how many seconds a worker that is told to end lets turns under way go on; what is not over by "
+        "then is handed back. Whatever supervises it must wait for 20 seconds more.",
+        examples=[10.0],
     )
     unknown_sender: Literal["ignore", "answer"] = Field(
         default="ignore",

@@ -25,6 +25,7 @@ import click
 import pytest
 import tornado.options
 import typer
+import yaml
 from celery.bin.worker import worker as celery_worker
 
 from wakeloop import crashpoints
@@ -143,6 +144,8 @@ def test_every_code_block_runs_or_is_checked(page: Path, workplace: Path) -> Non
             load_settings(path=file)
         elif block.language == "json":
             json.loads(block.text)
+        elif block.language == "yaml":
+            list(yaml.safe_load_all(block.text))
         elif block.language in SHELL:
             for command in commands_of(block):
                 check_command(command, block.place)

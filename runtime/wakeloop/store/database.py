@@ -49,7 +49,7 @@ class Database:
 
     def __init__(self, url: str, *, clock: Clock | None = None, pool_size: int = 10) -> None:
         """Raises ConfigurationError for a URL that names no database wakeloop works with. Connects to nothing yet."""
-        self.url = _read_url(url)
+        self.url, self._driver = _read_url(url)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
         self._learned = _NEVER
         self._follow: OffsetClock | None = None
@@ -62,7 +62,7 @@ class Database:
         if self.is_postgres:
             return sa.create_engine(
                 self.url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=30, pool_recycle=3600,
-                connect_args={"connect_timeout": 10, "application_name": "wakeloop"},
+                connect_args={"connect_timeout": 10, "application_name": "wakeloop", **self._driver},
             )  # fmt: skip
         options: dict[str, Any] = {
             "connect_args": {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
@@ -203,7 +203,8 @@ def is_outage(error: SQLAlchemyError) -> bool:
     return isinstance(error, OperationalError)
 
 
-def _read_url(text: str) -> URL:
+def _read_url(text: str) -> tuple[URL, dict[str, Any]]:
+    """The URL, and what the driver is told beside it: psycopg wants a number or None for `prepare_threshold`."""
     try:
         url = make_url(text)
     except ArgumentError:
@@ -212,9 +213,17 @@ def _read_url(text: str) -> URL:
             "postgresql://user:password@host/name"
         ) from None
     if url.get_backend_name() == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
+        threshold = url.query.get("prepare_threshold")
+        url = url.difference_update_query(["prepare_threshold"]).set(drivername="postgresql+psycopg")
+        if threshold is None:
+            return url, {}
+        if threshold == "none":
+            return url, {"prepare_threshold": None}
+        if isinstance(threshold, str) and threshold.isdecimal():
+            return url, {"prepare_threshold": int(threshold)}
+        raise ConfigurationError("prepare_threshold in WAKELOOP_DATABASE_URL must be a number, or none")
     if url.get_backend_name() == "sqlite":
-        return url.set(drivername="sqlite")
+        return url.set(drivername="sqlite"), {}
     raise ConfigurationError(
         f"wakeloop keeps its store in SQLite or PostgreSQL, not in {url.get_backend_name()}: set WAKELOOP_DATABASE_URL"
     )
