@@ -30,6 +30,15 @@ pgbouncer: setup
 	  for archive in *.deb; do dpkg-deb -x $$archive . || exit 1; done || { \
 	    echo "pgbouncer could not be brought; put it on the PATH (Debian: apt-get install pgbouncer)" >&2; exit 1; }; }
 
+# Apart from `make test`: its server is some sixty megabytes, and Debian starts it as a service.
+rabbitmq: setup
+	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || { \
+	  echo "installing rabbitmq-server"; \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  { $$sudo apt-get -qq update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends rabbitmq-server; } >/dev/null || { \
+	    echo "rabbitmq-server could not be installed" >&2; exit 1; }; }
+	$(BIN)/python -m pytest --rabbitmq tests/acceptance/test_rabbitmq.py
+
 demo: setup
 	$(BIN)/python demo/run.py
 

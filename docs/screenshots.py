@@ -84,7 +84,7 @@ def shoot(browser: Browser, address: str, login: tuple[str, str]) -> None:
     """Write the pictures."""
     user, password = login
     page = browser.new_page(
-        viewport={"width": 1400, "height": 620}, http_credentials={"username": user, "password": password}
+        viewport={"width": 1540, "height": 620}, http_credentials={"username": user, "password": password}
     )
     page.goto(f"{address}/workers")
     page.wait_for_selector("text=worker@worker-3")

@@ -15,13 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import kombu
 import psycopg
 import redis
+from amqp.exceptions import AMQPError as AmqpError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tests.servers import Postgres, Redis, Server, ServerError, free_port, redis_binary
+from tests.servers import Postgres, Program, Redis, Server, ServerError, free_port, redis_binary
 
 ROOT = Path(__file__).parents[1]
 
@@ -188,3 +190,56 @@ def replicated() -> Iterator[tuple[Redis, Redis, Sentinel]]:
             client.replicaof("127.0.0.1", master.port)
         with Sentinel(master) as sentinel:
             yield master, replica, sentinel
+
+
+class RabbitMq(Server):
+    """RabbitMQ with its default user, apart from any that Debian has started."""
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="wakeloop-rabbitmq-"))
+        port, dist, names = free_port(), free_port(), free_port()
+        binary = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+        if not binary.exists():
+            raise ServerError("there is no rabbitmq-server: `make rabbitmq` brings it")
+        (folder / "advanced.config").write_text("[{rabbit, [{loopback_users, []}]}].\n")
+        super().__init__([binary], port=port, folder=folder)
+        self._env |= {
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": f"wakeloop{port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(dist),
+            "ERL_EPMD_PORT": str(names),
+            "RUNNING_UNDER_SYSTEMD": "yes",  # the script becomes the server then, which so has the pid that is killed
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+        }
+
+        # Erlang's register of nodes would be started beside the server, and outlive it.
+        self._names = Program(["epmd", "-port", str(names), "-address", "127.0.0.1"])
+
+    def start(self) -> None:
+        """Start it, and what it needs to start."""
+        if not self._names.running:
+            self._names.start()
+        super().start()
+
+    def close(self) -> None:
+        """Stop it, delete its files, and end what it needed."""
+        super().close()
+        self._names.close()
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def _ping(self) -> None:
+        with kombu.Connection(self.url, connect_timeout=5) as connection:
+            try:
+                connection.connect()
+            except (OSError, AmqpError) as error:
+                raise redis.ConnectionError(str(error)) from error

@@ -23,3 +23,16 @@ def postgres_server() -> Iterator[Postgres]:
     """One PostgreSQL for the whole session; each test makes its own database with `new_database()`."""
     with Postgres() as server:
         yield server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rabbitmq", action="store_true", help="run what needs RabbitMQ, and nothing else")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """RabbitMQ's tests are another run (`make rabbitmq`); pytest counts what is left out as deselected."""
+    wanted = config.getoption("--rabbitmq")
+    left = [item for item in items if (item.get_closest_marker("rabbitmq") is not None) is not wanted]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
