@@ -20,7 +20,7 @@ from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, RunsFailed
 from wakeloop.errors import ChannelError, ConfigurationError
 from wakeloop.executor import Executor
-from wakeloop.intake import Intake
+from wakeloop.intake import REPORT_SECONDS, Intake
 from wakeloop.links import Links
 from wakeloop.listeners import Listeners
 from wakeloop.logs import get_logger
@@ -126,6 +126,7 @@ class Runtime:
             channels=self.channels,
             changed=self.nudge,
             files_limit=int(settings.attachments_limit_mb * 1024 * 1024),
+            report_seconds=REPORT_SECONDS,
         )
         self.listeners = Listeners(
             database=self.database,
