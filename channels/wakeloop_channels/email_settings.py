@@ -236,9 +236,8 @@ def _take_apart(
                 )
             values.setdefault(f"{protocol}_{name}", value)
     security = values.setdefault(f"{protocol}_security", default)
-    for name, port in ports.items():
-        if security == name:
-            values.setdefault(f"{protocol}_port", port)
+    chosen = next((port for name, port in ports.items() if name == security), ports[default])
+    values.setdefault(f"{protocol}_port", chosen)
 
 
 def _parts_of(url: str, protocol: str, schemes: Mapping[str, Security]) -> dict[str, Any]:

@@ -315,7 +315,9 @@ class TelegramChannel:
         return f"@{me.username}, {how}{waiting}{failed}"
 
     def guide(self, webhook_url: str) -> Sequence[tuple[str, str]]:
-        """The one call to make unless messages are fetched; @BotFather has no place for it."""
+        """The one call to make; @BotFather has no place for it. None if messages are fetched: the call would end that."""
+        if self.settings.polling:
+            return []
         return [
             ("POST …/bot<token>/setWebhook, url", webhook_url),
             ("secret_token", "the first of WAKELOOP_TELEGRAM_SECRET_TOKENS"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -41,6 +42,11 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 5.0
 """How long an outage of the database is waited out before whoever sent something is told to send it again."""
 
+LOOK_SECONDS = 0.05
+REPORT_SECONDS = 2.0
+"""How long a provider's word that a message failed waits until its own id of that message is on record: it may come
+before whoever sent the message has recorded the provider's answer."""
+
 FILES_LIMIT_BYTES = 20 * 1024 * 1024
 """How large the files of one message may be together."""
 
@@ -65,8 +71,10 @@ class Intake:
         channels: Mapping[str, Channel],
         changed: Callable[[], None] = lambda: None,
         files_limit: int = FILES_LIMIT_BYTES,
+        report_seconds: float = 0.0,
     ) -> None:
-        """Args: changed: called after each commit that made something due. files_limit: of one message, in bytes."""
+        """Args: changed: called after each commit that made something due. files_limit: of one message, in bytes.
+        report_seconds: see REPORT_SECONDS; 0 where nothing else sends at the same time."""
         self._database = database
         self._world = world
         self._outbox = outbox
@@ -74,6 +82,7 @@ class Intake:
         self._routing = routing
         self._changed = changed
         self._files_limit = files_limit
+        self._report_seconds = report_seconds
 
     # ------------------------------------------------------------------ calls and signals
 
@@ -189,7 +198,11 @@ class Intake:
         return self._channels[name]
 
     def update(self, channel: str, update: DeliveryUpdate) -> bool:
-        """Apply a provider's report about a delivery; whether it was news."""
+        """Apply a provider's report about a delivery; whether it was news.
+
+        What has failed must not be missed, for the next channel waits for it: see REPORT_SECONDS."""
+        if update.status is DeliveryStatus.FAILED:
+            self._await_record(channel, update.provider_id)
 
         def work(connection: Connection, now: datetime) -> bool:
             row = outbox.update_status(
@@ -200,6 +213,18 @@ class Intake:
             return row is not None
 
         return self._transact(work)
+
+    def _await_record(self, channel: str, provider_id: str) -> None:
+        until = time.monotonic() + self._report_seconds
+        while not self._is_recorded(channel, provider_id) and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+
+    def _is_recorded(self, channel: str, provider_id: str) -> bool:
+        def look() -> bool:
+            with self._database.read() as connection:
+                return outbox.is_recorded(connection, channel, provider_id)
+
+        return self._database.retrying(look, seconds=PATIENCE_SECONDS)
 
     def incoming(
         self, channel: str, incoming: Incoming, *, contact: str | None = None, auth: str = SENDERS_ADDRESS

@@ -20,7 +20,7 @@ from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, RunsFailed
 from wakeloop.errors import ChannelError, ConfigurationError
 from wakeloop.executor import Executor
-from wakeloop.intake import Intake
+from wakeloop.intake import REPORT_SECONDS, Intake
 from wakeloop.links import Links
 from wakeloop.listeners import Listeners
 from wakeloop.logs import get_logger
@@ -126,6 +126,7 @@ class Runtime:
             channels=self.channels,
             changed=self.nudge,
             files_limit=int(settings.attachments_limit_mb * 1024 * 1024),
+            report_seconds=REPORT_SECONDS,
         )
         self.listeners = Listeners(
             database=self.database,
@@ -322,9 +323,18 @@ def load_channels(settings: Settings, people: People) -> dict[str, Channel]:
     """The adapters of the channels that have a table in wakeloop.toml, or that a contact has an address on, and of
     people's own pages. Of no other channel is anything imported.
 
-    Raises ConfigurationError for a channel that cannot be used: see `load_channel`."""
+    Raises ConfigurationError for all channels that cannot be used, a line for each: see `load_channel`."""
     addresses = {channel for id in people.ids for channel in people.get(id).addresses}
-    return {name: load_channel(settings, name) for name in wanted_channels(settings, addresses)}
+    channels: dict[str, Channel] = {}
+    broken: list[ConfigurationError] = []
+    for name in wanted_channels(settings, addresses):
+        try:
+            channels[name] = load_channel(settings, name)
+        except ConfigurationError as error:
+            broken.append(error)
+    if broken:
+        raise ConfigurationError("\n".join(str(error) for error in broken)) from broken[0]
+    return channels
 
 
 def wanted_channels(settings: Settings, addresses: Iterable[str]) -> list[str]:

@@ -105,6 +105,13 @@ class TestSettings:
         assert named in str(raised.value)
         assert "s3cret" not in str(raised.value)
 
+    def test_a_port_is_not_asked_for_because_the_security_is_wrong(self) -> None:
+        """One mistake is told as one."""
+        with pytest.raises(ConfigurationError) as raised:
+            channel(smtp_security="ssl", smtp_port=None)
+
+        assert "smtp_port" not in str(raised.value)
+
     def test_a_file_without_certificates_is_named(self, tmp_path: Path) -> None:
         """At start, not when the first message fails."""
         (tmp_path / "ca.pem").write_text("nonsense")

@@ -412,3 +412,4 @@ class TestCheck:
 
         assert guide["POST …/bot<token>/setWebhook, url"] == PUBLIC_URL
         assert guide["allowed_updates"] == '["message", "callback_query", "my_chat_member"]'
+        assert list(channel(polling=True).guide(PUBLIC_URL)) == []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from wakeloop import Context, Undeliverable, agent
+from wakeloop import Context, Undeliverable, agent, crashpoints
 from wakeloop.channel import Capabilities, DeliveryStatus, DeliveryUpdate
 from wakeloop.errors import ChannelError, PermanentChannelError, TemporaryChannelError
+from wakeloop.intake import Intake
 from wakeloop.testing import Simulation
 
 PEOPLE = {"alice": {"sms": "+14155550100", "email": "alice@example.com"}}
@@ -153,6 +157,40 @@ def test_a_provider_that_reports_a_failure_later_makes_it_fall_through_too() -> 
         sim.advance(1)
 
         assert [(message.channel, message.text) for message in sim.outbox()] == [("email", "Ship it?")]
+
+
+def test_a_failure_that_is_reported_before_the_message_is_on_record_is_not_missed(tmp_path: Path) -> None:
+    """Providers may be quicker with their word than we with writing down their answer; they do not repeat it."""
+    with (
+        Simulation([asker], contacts=PEOPLE, store=f"sqlite:///{tmp_path}/store.db") as sim,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
+        web = Intake(
+            database=sim._database,
+            world=sim._world,
+            outbox=sim._outbox,
+            routing=sim._intake._routing,
+            channels=sim.channels,
+            report_seconds=10.0,
+        )
+        reports: list[Future[bool]] = []
+
+        def report(point: str) -> None:
+            if point == "outbox.sent" and not reports:
+                id = sim.channels["sms"].sent[0].provider_id
+                news = DeliveryUpdate(provider_id=id, status=DeliveryStatus.FAILED, error="30005 unknown")
+                reports.append(elsewhere.submit(web.update, "sms", news))
+                time.sleep(0.3)
+
+        crashpoints.arm(report)
+        try:
+            sim.start("asker")
+        finally:
+            crashpoints.arm(None)
+
+        assert [one.result(10) for one in reports] == [True]
+        sim.advance(1)
+        assert [message.channel for message in sim.outbox()] == ["email"]
 
 
 def test_reports_out_of_order_only_go_forward() -> None:

@@ -137,6 +137,17 @@ def test_a_missing_library_names_the_extra_that_brings_it(project: Path, name: s
     assert str(raised.value).startswith(words)
 
 
+def test_all_channels_that_cannot_be_used_are_told_at_once(project: Path) -> None:
+    """So that they are mended in one go."""
+    _add(project, "lacking", "halved")
+
+    with pytest.raises(ConfigurationError) as raised:
+        Runtime(load_settings())
+
+    lines = str(raised.value).splitlines()
+    assert [line.split()[2] for line in lines] == ["halved", "lacking"]
+
+
 def test_of_a_channel_that_nobody_uses_nothing_is_imported(project: Path) -> None:
     """Its library may be missing, and no time is lost on it."""
     (project / "wakeloop.toml").write_text("")

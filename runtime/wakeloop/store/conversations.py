@@ -87,7 +87,7 @@ _ranked = sa.select(
     .label("last"),
 ).subquery("ranked")
 _FIRST_TEXT = sa.case((_ranked.c.first == 1, _ranked.c.text)).label("text")
-_SAID = sa.select(*[one for one in _ranked.columns if one.key != "text"], _FIRST_TEXT).where(
+_SAID: Any = sa.select(*[one for one in _ranked.columns if one.key != "text"], _FIRST_TEXT).where(
     sa.or_(_ranked.c.first == 1, _ranked.c.last <= LATEST)
 )
 
