@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from wakeloop import meters
 from wakeloop.agent import Agent, WhileBusy
 from wakeloop.asking import RequestSpec
 from wakeloop.changes import Changes, receivers
@@ -15,7 +16,7 @@ from wakeloop.engine import commands as cmd
 from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind, Record, dump_waits, load_waits
-from wakeloop.engine.operation import RunFacts
+from wakeloop.engine.operation import Operation, RunFacts
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotPossible, WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
@@ -298,7 +299,7 @@ class Turn:
             elif run.execution is not None:
                 for timer in run.execution.due_timers(self._now)[:1]:
                     assert timer.due is not None
-                    yield (timer.due, 2, order, lambda run=run, op=timer.no: self._deliver(run, op))
+                    yield (timer.due, 2, order, lambda run=run, timer=timer: self._ring(run, timer))
             elif run.row.wake_at is not None and run.row.wake_at <= self._now:
                 yield (run.row.wake_at, 2, order, lambda run=run: self._wake(run))
 
@@ -457,6 +458,11 @@ class Turn:
         )
         execution = run.execution
         return self._guarded(run, lambda: execution.begin(self.state))
+
+    def _ring(self, run: OpenRun, timer: Operation) -> bool:
+        assert timer.due is not None
+        meters.lateness("timer", timer.due, self._now)
+        return self._deliver(run, timer.no)
 
     def _deliver(self, run: OpenRun, op: int, value: str | None = None, *, ok: bool = True) -> bool:
         """Complete an operation of a run; False if the run was parked instead."""
