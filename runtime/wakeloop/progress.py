@@ -26,7 +26,12 @@ def tell(commit: SessionCommit) -> None:
     if not _switch.isEnabledFor(logging.INFO):
         return
     for id, values in _changed(commit):
-        run = log.bind(session=commit.session.name, run=id.hex[-8:])
+        run = log.bind(
+            agent=commit.session.agent,
+            session=commit.session.name,
+            run=id.hex[-8:],
+            turn=commit.session.token,
+        )
         if values.get("started_at") is not None:
             run.info("run started")
         for record in commit.records.get(id, ()):

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         "one attempt at a delivery may take.",
         examples=[15.0],
     )
+    log_format: Literal["console", "json"] = Field(
+        default="console",
+        description="How the programs write their log: lines for people, or an object of JSON a line.",
+        examples=["json"],
+    )
     webhooks_per_minute: int = Field(
         default=6000,
         ge=0,
@@ -132,7 +137,7 @@ class Settings(BaseSettings):
         "/metrics of the web process.",
         examples=[9464],
     )
-    metrics_host: str = Field(
+    metrics_address: str = Field(
         default="127.0.0.1", min_length=1, description="The address of that port.", examples=["0.0.0.0"]
     )
     unknown_sender: Literal["ignore", "answer"] = Field(

@@ -181,6 +181,11 @@ class Turn:
         self._note_starts()
 
     @property
+    def _place(self) -> dict[str, Any]:
+        """What log lines say of where they come from."""
+        return {"agent": self.agent.name, "session": self.session.name, "turn": self.session.token}
+
+    @property
     def is_dirty(self) -> bool:
         """Whether there is something to commit before anything else may happen."""
         return self._changes.is_dirty
@@ -407,7 +412,7 @@ class Turn:
         if open_runs and self.agent.while_busy is WhileBusy.ENQUEUE:
             return None
         if open_runs and self.agent.while_busy is WhileBusy.REJECT:
-            log.info("rejected while busy", session=self.session.name, kind=event.kind)
+            log.info("rejected while busy", **self._place, kind=event.kind)
             return lambda: self._consume(item)
 
         def begin() -> None:
@@ -505,7 +510,7 @@ class Turn:
         return self._guarded(run, lambda: execution.cancel(at=self._now, state=self.state))
 
     def _skip(self, run: OpenRun, reason: str) -> None:
-        log.info("skipped", session=self.session.name, reason=reason, nominal=str(run.row.nominal))
+        log.info("skipped", **self._place, reason=reason, nominal=str(run.row.nominal))
         run.set(skipped=reason, skip_count=1)
         self._end(run, RunStatus.CANCELLED)
 
@@ -548,8 +553,9 @@ class Turn:
         for problem in execution.loop.unhandled:
             log.warning(
                 "a task of the handler failed unnoticed",
+                **self._place,
                 run=str(run.id),
-                problem=str(problem.get("exception")),
+                problem=type(problem.get("exception")).__name__,
             )
         execution.loop.unhandled.clear()
         if execution.outcome is not None:
@@ -561,8 +567,8 @@ class Turn:
                 self._end(run, RunStatus(outcome.status), result=outcome.result)
 
     def _park(self, run: OpenRun, error: Exception) -> None:
-        log.warning("run parked", run=str(run.id), session=self.session.name, error=type(error).__name__)
-        log.debug("run parked", run=str(run.id), reason=str(error))
+        log.warning("run parked", **self._place, run=str(run.id), error=type(error).__name__)
+        log.debug("run parked", **self._place, run=str(run.id), reason=str(error))
         self._end(run, RunStatus.STUCK, error=RunError(failure=describe(error)))
 
     def _end(

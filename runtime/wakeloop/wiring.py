@@ -221,7 +221,7 @@ class Runtime:
         self._timer_thread = TimerThread(timers=self.timers, database=self.database, dispatcher=dispatcher)
         self._timer_thread.start()
         if self.settings.metrics_port:
-            self._exposition = expose(self.settings.metrics_host, self.settings.metrics_port)
+            self._exposition = expose(self.settings.metrics_address, self.settings.metrics_port)
         if self.listeners.names:
             self._listening = self._loop.submit(self.listeners.run)
 

@@ -24,7 +24,7 @@ _HORIZON = sa.bindparam("horizon", type_=Instant())
 _MOST: Any = sa.literal_column(str(MOST))
 
 
-def _counted(rows: sa.Select[Any], *groups: str) -> sa.Select[Any]:
+def _counted(rows: Any, *groups: str) -> Any:
     """How many of these rows there are by some of their columns, with the first `at` of each group."""
     some = rows.limit(_MOST).subquery()
     chosen = [some.c[name] for name in groups]
@@ -34,7 +34,7 @@ def _counted(rows: sa.Select[Any], *groups: str) -> sa.Select[Any]:
 
 
 _IS_HELD = sessions.c.owner.is_not(None).label("held")
-_SESSIONS = sa.select(sessions.c.due_at.label("at"), sessions.c.dispatches, _IS_HELD).order_by(
+_SESSIONS: Any = sa.select(sessions.c.due_at.label("at"), sessions.c.dispatches, _IS_HELD).order_by(
     sessions.c.due_at
 )
 _DUE = _counted(_SESSIONS.where(sessions.c.due_at <= _NOW), "dispatches", "held")
@@ -77,19 +77,19 @@ _RECENT = _counted(
     .order_by(deliveries.c.id.desc()),
     "channel", "status",
 )  # fmt: skip
-_some_runs = (
+_some_runs: Any = (
     sa.select(runs.c.skipped, runs.c.skip_count)
     .where(runs.c.id >= sa.bindparam("first", type_=runs.c.id.type))
     .order_by(runs.c.id.desc())
     .limit(_MOST)
     .subquery()
 )
-_SKIPS = (
+_SKIPS: Any = (
     sa.select(_some_runs.c.skipped, sa.func.sum(_some_runs.c.skip_count).label("number"))
     .where(_some_runs.c.skipped.is_not(None))
     .group_by(_some_runs.c.skipped)
 )
-_LISTENERS = sa.select(
+_LISTENERS: Any = sa.select(
     listeners.c.channel, sa.and_(listeners.c.owner.is_not(None), listeners.c.until > _NOW).label("held")
 ).order_by(listeners.c.channel)
 
