@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup browser demo test check format clean
+.PHONY: setup browser demo test check audit format clean
 
 setup: .venv/ready
 
@@ -33,6 +33,13 @@ check: setup browser
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# Known vulnerabilities of the pinned versions. It asks a service: where that is not reachable it fails and says so,
+# which is why it stands beside `check` and not in it.
+audit: setup
+	$(BIN)/python -m pip install --quiet "pip-audit>=2.10"
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off || { \
+	  echo "audit: not clean, or the service of known vulnerabilities could not be reached (see above)" >&2; exit 1; }
 
 format: setup
 	$(BIN)/ruff format .

@@ -61,6 +61,8 @@ def _changed(commit: SessionCommit) -> Iterator[tuple[UUID, dict[str, Any]]]:
         facts = ("started_at", "status", "waits", "wake_at", "failure", "skipped", "skip_count")
         yield row.id, {name: getattr(row, name) for name in facts}
     yield from commit.runs.items()
+    told = commit.runs.keys() | {row.id for row in commit.new_runs}
+    yield from ((id, {}) for id in commit.records if id not in told)
 
 
 def _until(at: datetime | None) -> dict[str, str]:
