@@ -37,8 +37,8 @@ check: setup browser
 # Known vulnerabilities of the pinned versions. It asks a service: where that is not reachable it fails and says so,
 # which is why it stands beside `check` and not in it.
 audit: setup
-	$(BIN)/python -m pip install --quiet "pip-audit>=2.10"
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off || { \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "pip-audit>=2.10"
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off || { \
 	  echo "audit: not clean, or the service of known vulnerabilities could not be reached (see above)" >&2; exit 1; }
 
 format: setup
