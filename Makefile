@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup browser pgbouncer rabbitmq demo test check matrix format clean
+.PHONY: setup browser pgbouncer rabbitmq demo test check audit matrix format clean
 
 setup: .venv/ready
 
@@ -61,6 +61,13 @@ matrix: setup .venv-synapse/ready
 	$(PYTHON) -m venv .venv-synapse
 	.venv-synapse/bin/python -m pip install --quiet "matrix-synapse>=1.163"
 	touch $@
+
+# Known vulnerabilities of the pinned versions. It asks a service: where that is not reachable it fails and says so,
+# which is why it stands beside `check` and not in it.
+audit: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "pip-audit>=2.10"
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off || { \
+	  echo "audit: not clean, or the service of known vulnerabilities could not be reached (see above)" >&2; exit 1; }
 
 format: setup
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ from .errors import ConfigurationError
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .celery_app import make_app
+    from .celery_app import log_json, make_app
     from .flower_guard import guard_flower
     from .wiring import load_settings, make_host
 
@@ -24,6 +24,8 @@ def __getattr__(name: str) -> Any:
         # The celery command would show a traceback of it.
         print("wakeloop:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(1) from error
+    if settings.log_format == "json":
+        log_json()
     app = make_app(
         settings.broker_url,
         queue=settings.queue,

@@ -10,6 +10,7 @@ run, results are ignored, and no message is ever sent for later.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
-from celery import Celery, bootsteps
+from celery import Celery, bootsteps, signals
 from celery.exceptions import WorkerShutdown
 from celery.loaders.app import AppLoader
 from celery.worker import state
@@ -30,6 +31,7 @@ from kombu.utils.url import maybe_sanitize_url
 from . import embedded
 from .dispatch import Dispatcher, Host, RunsFailed, TurnMessage
 from .errors import ConfigurationError
+from .logs import JsonFormatter
 
 if TYPE_CHECKING:
     from .embedded import Broker
@@ -201,6 +203,18 @@ def register_agents(app: App, host: Host) -> None:
             worker.consumer.update_strategies()
     if app.embedded and workers:
         app.broker.kick()
+
+
+def log_json() -> None:
+    """Have a worker program of this process write its log as lines of JSON, wherever Celery's options send it. What it
+    prints before that, its banner, is left out with `celery --quiet`."""
+    for ready in (signals.after_setup_logger, signals.after_setup_task_logger):
+        ready.connect(_format_as_json, weak=False)
+
+
+def _format_as_json(logger: logging.Logger, **_: Any) -> None:
+    for handler in logger.handlers:
+        handler.setFormatter(JsonFormatter())
 
 
 def turn_task(agent: str) -> str:

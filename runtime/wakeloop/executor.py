@@ -19,7 +19,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from wakeloop import crashpoints, progress
+from wakeloop import crashpoints, meters, progress
 from wakeloop.engine.failures import describe
 from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.logs import get_logger
@@ -106,6 +106,7 @@ class Executor:
         self._chance = chance or random.Random()
         self._incoming: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._turns: dict[int, Turn] = {}
+        self._began: dict[int, float] = {}
         self._tickets: dict[int, list[Ticket]] = {}
         self._asked: dict[int, None] = {}
         self._poked: set[int] = set()
@@ -219,6 +220,7 @@ class Executor:
             turn = self._turns.get(session)
             if turn is not None and turn.session.token == token:
                 crashpoints.reach("engine.step_done")
+                meters.STEPS.labels(turn.agent.name, "ok" if item.error is None else "error").inc()
                 turn.step_done(
                     run_id,
                     op,
@@ -356,6 +358,7 @@ class Executor:
     def _take_up(self, loaded: _Loaded, now: datetime) -> None:
         for id, turn in loaded.turns.items():
             self._turns[id] = turn
+            self._began[id] = time.perf_counter()
             self._touched[id] = None
             if turn.session.takeovers >= TAKEOVERS_BEFORE_PARKING:
                 turn.park_all(
@@ -431,7 +434,9 @@ class Executor:
             ticket.settle(session, failures)
 
     def _forget(self, session: int) -> None:
-        self._turns.pop(session, None)
+        turn, began = self._turns.pop(session, None), self._began.pop(session, None)
+        if turn is not None and began is not None:
+            meters.TURN_SECONDS.labels(turn.agent.name).observe(time.perf_counter() - began)
         self._touched.pop(session, None)
         self._dues.pop(session, None)
 

@@ -1,12 +1,18 @@
-"""Loggers: a fixed message with fields, through the standard library's logging, silent until a process sets that up."""
+"""Loggers: a fixed message with fields, through the standard library's logging, silent until a process sets that up; and
+the formatter that writes them as JSON."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+
+FIELDS = "wakeloop_fields"
+"""The attribute of a log record that has the fields."""
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -20,12 +26,35 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
-def _render(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `at` (UTC), `level`, `logger`, `event`, the fields of our own records, and `exception`.
+
+    Records of other libraries have their whole message as `event`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        ours: MutableMapping[str, Any] | None = getattr(record, FIELDS, None)
+        facts: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage() if ours is None else "",
+        }
+        facts |= ours or {}
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return json.dumps(facts, ensure_ascii=False, default=str)
+
+
+def _render(
+    logger: Any, method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[str], dict[str, dict[str, Any]]]:
+    whole = dict(event)
     message = event.pop("event")
     trace = event.pop("exception", None)
     fields = " ".join(f"{key}={_quoted(value)}" for key, value in event.items())
     line = f"{message}  {fields}" if fields else str(message)
-    return f"{line}\n{trace}" if trace else line
+    return (f"{line}\n{trace}" if trace else line,), {"extra": {FIELDS: whole}}
 
 
 def _quoted(value: Any) -> str:

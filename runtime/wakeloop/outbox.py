@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from wakeloop import crashpoints
+from wakeloop import crashpoints, meters
 from wakeloop.amending import Amender, amends
 from wakeloop.attempts import failure_words, may_double, most_tries, wait_seconds
 from wakeloop.channel import DeliveryStatus, Outgoing, Receipt, Sender
@@ -121,6 +121,7 @@ class Outbox:
                 log.warning("a claim ran out before its turn", delivery=str(one.row.id))
                 return
             sent = await self._attempt(one)
+            meters.DELIVERY_ATTEMPTS.labels(one.row.channel, str(sent.status)).inc()
             if sent.receipt is not None:
                 crashpoints.reach("outbox.sent")
             await asyncio.get_running_loop().run_in_executor(None, self.record, one.row, sent)

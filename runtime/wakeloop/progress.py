@@ -1,4 +1,4 @@
-"""Tells on the log how runs get on, once that is committed."""
+"""Counts how runs get on, and tells it on the log, once that is committed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from wakeloop import meters
 from wakeloop.engine.journal import Kind
 from wakeloop.logs import get_logger
 from wakeloop.open_run import RunError
@@ -15,15 +16,22 @@ from wakeloop.status import RunStatus
 from wakeloop.store.records import SessionCommit
 
 log = get_logger("wakeloop.runs")
+_ENDS = {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.STUCK, RunStatus.CANCELLED}
 _switch = logging.getLogger("wakeloop.runs")
 
 
 def tell(commit: SessionCommit) -> None:
-    """Log what a commit did to each of its session's runs: started, steps done, what it waits for, how it ended."""
+    """Count and log what a commit did to each of its session's runs: started, steps done, what it waits for, how it ended."""
+    _count(commit)
     if not _switch.isEnabledFor(logging.INFO):
         return
     for id, values in _changed(commit):
-        run = log.bind(session=commit.session.name, run=id.hex[-8:])
+        run = log.bind(
+            agent=commit.session.agent,
+            session=commit.session.name,
+            run=id.hex[-8:],
+            turn=commit.session.token,
+        )
         if values.get("started_at") is not None:
             run.info("run started")
         for record in commit.records.get(id, ()):
@@ -39,11 +47,22 @@ def tell(commit: SessionCommit) -> None:
                 run.error("run failed", reason=error.failure.name)
 
 
+def _count(commit: SessionCommit) -> None:
+    agent = commit.session.agent
+    for _, values in _changed(commit):
+        if values.get("status") in _ENDS:
+            meters.RUNS_ENDED.labels(agent, str(values["status"])).inc()
+        if values.get("skipped") is not None:
+            meters.SKIPS.labels(agent, values["skipped"]).inc(values.get("skip_count") or 1)
+
+
 def _changed(commit: SessionCommit) -> Iterator[tuple[UUID, dict[str, Any]]]:
     for row in commit.new_runs:
-        facts = ("started_at", "status", "waits", "wake_at", "failure")
+        facts = ("started_at", "status", "waits", "wake_at", "failure", "skipped", "skip_count")
         yield row.id, {name: getattr(row, name) for name in facts}
     yield from commit.runs.items()
+    told = commit.runs.keys() | {row.id for row in commit.new_runs}
+    yield from ((id, {}) for id in commit.records if id not in told)
 
 
 def _until(at: datetime | None) -> dict[str, str]:

@@ -124,6 +124,43 @@ class Settings(BaseSettings):
         "then is handed back. Whatever supervises it must wait for 20 seconds more.",
         examples=[10.0],
     )
+    log_format: Literal["console", "json"] = Field(
+        default="console",
+        description="How the programs write their log: lines for people, or an object of JSON a line.",
+        examples=["json"],
+    )
+    webhooks_per_minute: int = Field(
+        default=6000,
+        ge=0,
+        description="How many requests a minute each address may send to a channel's webhook, all of them at once if it "
+        "likes; beyond that the answer is 429. 0 is no limit.",
+        examples=[6000],
+    )
+    refused_webhooks_per_minute: int = Field(
+        default=30,
+        ge=0,
+        description="How many of them may be forged or malformed; after that the address waits, unless it has sent a good "
+        "one within the hour. 0 is no limit.",
+        examples=[30],
+    )
+    wrong_tokens: int = Field(
+        default=10,
+        ge=0,
+        description="How often within five minutes an address may give a wrong token, at the login or to the API; after "
+        "that it waits. 0 is no limit.",
+        examples=[10],
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="The port on which each worker shows Prometheus what it counts; 0 for none. What the store knows is at "
+        "/metrics of the web process.",
+        examples=[9464],
+    )
+    metrics_address: str = Field(
+        default="127.0.0.1", min_length=1, description="The address of that port.", examples=["0.0.0.0"]
+    )
     unknown_sender: Literal["ignore", "answer"] = Field(
         default="ignore",
         description="What becomes of a message from somebody who is no contact.",

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from rich.console import Console
 from rich.text import Text
 
+from wakeloop.logs import JsonFormatter
 from wakeloop.triggers import At, Cron, Every, OnMessage, OnSignal, Trigger
 
 OURS = ("wakeloop", "wakeloop_agents", "wakeloop_channels")
@@ -114,7 +115,13 @@ class LogHandler(logging.Handler):
         head, _, rest = record.getMessage().partition("\n")
         message, _, fields = head.partition("  ")
         line.append(message, style=f"not dim {style}" if record.levelno >= logging.WARNING else "not dim")
-        for name, value in _FIELD.findall(fields):
+        known = _FIELD.findall(fields)
+        told = (
+            {"agent", "turn"} if any(name == "session" for name, _ in known) else set()
+        )  # a session's name says it
+        for name, value in known:
+            if name in told:
+                continue
             line.append(f"  {name} ", style="dim")
             line.append(value.strip("'\""), style="not dim")
         if record.exc_info:
@@ -124,11 +131,19 @@ class LogHandler(logging.Handler):
         return line
 
 
-def log_to(console: Console, *, debug: bool = False) -> None:
-    """Show this process's log on a console: ours in full, others' warnings."""
+class JsonHandler(logging.StreamHandler[Any]):
+    """Writes log records as lines of JSON on standard error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+
+
+def log_to(console: Console, *, debug: bool = False, json: bool = False) -> None:
+    """Show this process's log on a console, or as lines of JSON on standard error: ours in full, others' warnings."""
     root = logging.getLogger()
-    for handler in [one for one in root.handlers if isinstance(one, LogHandler)]:
-        root.removeHandler(handler)
-    root.addHandler(LogHandler(console))
+    for old in [one for one in root.handlers if isinstance(one, LogHandler | JsonHandler)]:
+        root.removeHandler(old)
+    root.addHandler(JsonHandler() if json else LogHandler(console))
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from wakeloop import calendar, crashpoints
+from wakeloop import calendar, crashpoints, meters
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
@@ -150,6 +150,7 @@ class Timers:
         new: list[NewRun] = []
         moved: list[Mapping[str, Any]] = []
         for row in rows:
+            meters.lateness("schedule", row.due_at, now)
             schedule = load_schedule(row.spec)
             plan = calendar.plan(
                 schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
@@ -169,6 +170,7 @@ class Timers:
             log.info(
                 "skipped", agent=row.agent, reason=skip.reason, nominal=str(skip.nominal), count=skip.count
             )
+            meters.SKIPS.labels(row.agent, skip.reason).inc(skip.count)
             tick = Tick(nominal=skip.nominal, actual=now, schedule=row.ref, tz=tz)
             found.append(self._new_run(row, tick, skipped=skip.reason, skip_count=skip.count))
         for occurrence in plan.fire:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from wakeloop import meters
 from wakeloop.agent import Agent, WhileBusy
 from wakeloop.asking import RequestSpec
 from wakeloop.changes import Changes, receivers
@@ -15,7 +16,7 @@ from wakeloop.engine import commands as cmd
 from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind, Record, dump_waits, load_waits
-from wakeloop.engine.operation import RunFacts
+from wakeloop.engine.operation import Operation, RunFacts
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotPossible, WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
@@ -180,6 +181,11 @@ class Turn:
         self._note_starts()
 
     @property
+    def _place(self) -> dict[str, Any]:
+        """What log lines say of where they come from."""
+        return {"agent": self.agent.name, "session": self.session.name, "turn": self.session.token}
+
+    @property
     def is_dirty(self) -> bool:
         """Whether there is something to commit before anything else may happen."""
         return self._changes.is_dirty
@@ -298,7 +304,7 @@ class Turn:
             elif run.execution is not None:
                 for timer in run.execution.due_timers(self._now)[:1]:
                     assert timer.due is not None
-                    yield (timer.due, 2, order, lambda run=run, op=timer.no: self._deliver(run, op))
+                    yield (timer.due, 2, order, lambda run=run, timer=timer: self._ring(run, timer))
             elif run.row.wake_at is not None and run.row.wake_at <= self._now:
                 yield (run.row.wake_at, 2, order, lambda run=run: self._wake(run))
 
@@ -406,7 +412,7 @@ class Turn:
         if open_runs and self.agent.while_busy is WhileBusy.ENQUEUE:
             return None
         if open_runs and self.agent.while_busy is WhileBusy.REJECT:
-            log.info("rejected while busy", session=self.session.name, kind=event.kind)
+            log.info("rejected while busy", **self._place, kind=event.kind)
             return lambda: self._consume(item)
 
         def begin() -> None:
@@ -458,6 +464,11 @@ class Turn:
         execution = run.execution
         return self._guarded(run, lambda: execution.begin(self.state))
 
+    def _ring(self, run: OpenRun, timer: Operation) -> bool:
+        assert timer.due is not None
+        meters.lateness("timer", timer.due, self._now)
+        return self._deliver(run, timer.no)
+
     def _deliver(self, run: OpenRun, op: int, value: str | None = None, *, ok: bool = True) -> bool:
         """Complete an operation of a run; False if the run was parked instead."""
         execution = run.execution
@@ -499,7 +510,7 @@ class Turn:
         return self._guarded(run, lambda: execution.cancel(at=self._now, state=self.state))
 
     def _skip(self, run: OpenRun, reason: str) -> None:
-        log.info("skipped", session=self.session.name, reason=reason, nominal=str(run.row.nominal))
+        log.info("skipped", **self._place, reason=reason, nominal=str(run.row.nominal))
         run.set(skipped=reason, skip_count=1)
         self._end(run, RunStatus.CANCELLED)
 
@@ -542,8 +553,9 @@ class Turn:
         for problem in execution.loop.unhandled:
             log.warning(
                 "a task of the handler failed unnoticed",
+                **self._place,
                 run=str(run.id),
-                problem=str(problem.get("exception")),
+                problem=type(problem.get("exception")).__name__,
             )
         execution.loop.unhandled.clear()
         if execution.outcome is not None:
@@ -555,8 +567,8 @@ class Turn:
                 self._end(run, RunStatus(outcome.status), result=outcome.result)
 
     def _park(self, run: OpenRun, error: Exception) -> None:
-        log.warning("run parked", run=str(run.id), session=self.session.name, error=type(error).__name__)
-        log.debug("run parked", run=str(run.id), reason=str(error))
+        log.warning("run parked", **self._place, run=str(run.id), error=type(error).__name__)
+        log.debug("run parked", **self._place, run=str(run.id), reason=str(error))
         self._end(run, RunStatus.STUCK, error=RunError(failure=describe(error)))
 
     def _end(

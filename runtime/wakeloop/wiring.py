@@ -24,6 +24,7 @@ from wakeloop.intake import REPORT_SECONDS, Intake
 from wakeloop.links import Links
 from wakeloop.listeners import Listeners
 from wakeloop.logs import get_logger
+from wakeloop.meters import Exposition, expose
 from wakeloop.operations import Operations
 from wakeloop.outbox import Outbox
 from wakeloop.pacing import Pace
@@ -71,6 +72,7 @@ class Runtime:
         self._steps: ThreadedSteps | None = None
         self._loop = RealLoop("wakeloop-steps")
         self._timer_thread: TimerThread | None = None
+        self._exposition: Exposition | None = None
         self._listening: Future[None] | None = None
         self._stopped = False
         self._signing: tuple[str, ...] = ()
@@ -219,6 +221,8 @@ class Runtime:
         self.timers.sync_schedules()
         self._timer_thread = TimerThread(timers=self.timers, database=self.database, dispatcher=dispatcher)
         self._timer_thread.start()
+        if self.settings.metrics_port:
+            self._exposition = expose(self.settings.metrics_address, self.settings.metrics_port)
         if self.listeners.names:
             self._listening = self._loop.submit(self.listeners.run)
 
@@ -228,6 +232,9 @@ class Runtime:
         if thread is not None:
             thread.stop(timeout=min(grace, 5.0))
         self._stop_listening()
+        exposition, self._exposition = self._exposition, None
+        if exposition is not None:
+            exposition.close()
         with self._lock:
             self._stopped = True
             executor, self._executor = self._executor, None

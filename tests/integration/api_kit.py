@@ -83,9 +83,9 @@ class Site:
 
     def call(
         self, method: str, path: str, body: Any = None, *, token: str | None = None,
-        headers: Mapping[str, str] | None = None, timeout: float = 30,
+        headers: Mapping[str, str] | None = None, timeout: float = 30, at: str = BASE,
     ) -> Answer:  # fmt: skip
-        """Any request below /api/v1; a body that is no bytes is sent as JSON."""
+        """Any request below /api/v1, or `at` another place; a body that is no bytes is sent as JSON."""
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
         sent = dict(headers or {})
@@ -95,7 +95,7 @@ class Site:
             body = json.dumps(body).encode()
             sent.setdefault("Content-Type", "application/json")
         try:
-            connection.request(method, f"{BASE}{path}", body, sent)
+            connection.request(method, f"{at}{path}", body, sent)
             answer = connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, found, answer.read().decode())

@@ -362,7 +362,7 @@ def test_a_request_is_cancelled_once(site: Site) -> None:
 
 def test_every_operation_asks_for_a_token(make_site: Callable[..., Site]) -> None:
     """Where others can reach the server: none, an unknown one, a revoked one."""
-    site = make_site(public_url="https://agents.example.com")
+    site = make_site(public_url="https://agents.example.com", wrong_tokens=0)
     revoked = site.token("old", Scope.ADMIN)
     site.runtime.tokens.revoke("old")
     document = site.get("/openapi.json").json

@@ -755,7 +755,7 @@ def test_only_tokens_of_operators_open_the_door(public: PagesSite) -> None:
     made_up = public.runtime.links.page_token("office")
     assert public.call("GET", "/inbox", headers={"Cookie": f"{access.COOKIE}={made_up}"}).status == 303
 
-    for attempt in range(access.TRIES):
+    for attempt in range(public.runtime.settings.wrong_tokens):
         token = weak if attempt % 2 else "wl_nonsense"
         assert public.call("POST", "/login", {"proof": proof, "token": token}).status == 403
     waiting = public.call("POST", "/login", {"proof": proof, "token": secret})

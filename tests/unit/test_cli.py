@@ -569,7 +569,7 @@ def test_a_folder_without_agents_names_the_way_to_a_first_one(
 
 
 def _findings(*arguments: str) -> tuple[int, dict[str, list[dict[str, str]]]]:
-    result = _run("doctor", "--json", *arguments)
+    result = _run("doctor", "--offline", "--json", *arguments)
     found: dict[str, list[dict[str, str]]] = {}
     for one in json.loads(result.stdout)["findings"]:
         found.setdefault(one["about"], []).append(one)

@@ -81,7 +81,7 @@ def _list(choices: Choices, *, is_checking: bool) -> None:
     quiet()
     settings = load_settings(path=choices.config)
     adapters, broken = _adapters(settings)
-    health = asyncio.run(_health(adapters, is_checking=is_checking))
+    health = asyncio.run(ask_providers(adapters, is_checking=is_checking))
     found = [_listed(settings, name, adapters.get(name), *(broken | health)[name]) for name in sorted(broken | health)]  # fmt: skip
     if choices.json:
         print_json([asdict(one) for one in found])
@@ -111,7 +111,9 @@ def _adapters(settings: Settings) -> tuple[dict[str, Channel], dict[str, tuple[b
     return adapters, broken
 
 
-async def _health(adapters: dict[str, Channel], *, is_checking: bool) -> dict[str, tuple[bool | None, str]]:
+async def ask_providers(
+    adapters: dict[str, Channel], *, is_checking: bool
+) -> dict[str, tuple[bool | None, str]]:
     """Whether each of these works, all asked at once."""
     names = list(adapters)
     try:

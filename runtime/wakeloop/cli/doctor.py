@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -18,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from wakeloop import __version__
 from wakeloop.channel import Channel
+from wakeloop.cli.ailments import Finding, check_address, check_providers, check_work
 from wakeloop.cli.base import Config, Json, chosen, console, print_json, quiet, table
 from wakeloop.errors import ConfigurationError, SchemaMismatch
 from wakeloop.listeners import listening
@@ -34,25 +33,15 @@ OLDEST_PYTHON = (3, 11)
 SKEW_LIMIT = timedelta(seconds=1)
 BROKER_SECONDS = 3
 
-Verdict = Literal["ok", "warn", "fail"]
+Offline = Annotated[bool, typer.Option("--offline", help="Ask no provider, and do not call public_url.")]
 _SIGNS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at. advice: what to do, unless it is fine."""
-
-    verdict: Verdict
-    about: str
-    what: str
-    advice: str = ""
-
-
-def doctor(ctx: typer.Context, config: Config = None, json: Json = False) -> None:
+def doctor(ctx: typer.Context, offline: Offline = False, config: Config = None, json: Json = False) -> None:
     """Check this installation; exit code 1 if something keeps it from working."""
     choices = chosen(ctx, config, json)
     quiet()
-    findings = list(_examine(choices.config))
+    findings = list(_examine(choices.config, offline=offline))
     failed = any(one.verdict == "fail" for one in findings)
     if choices.json:
         print_json({"ok": not failed, "findings": findings})
@@ -68,7 +57,7 @@ def doctor(ctx: typer.Context, config: Config = None, json: Json = False) -> Non
     raise typer.Exit(1 if failed else 0)
 
 
-def _examine(config: Any) -> Iterator[Finding]:
+def _examine(config: Any, *, offline: bool) -> Iterator[Finding]:
     yield _python()
     try:
         settings = load_settings(path=config)
@@ -85,9 +74,12 @@ def _examine(config: Any) -> Iterator[Finding]:
         yield finding
         if adapter is not None:
             channels[name] = adapter
+    if not offline:
+        yield from check_providers(channels)
     yield from _listeners(settings, channels)
     yield from _contacts(settings, channels)
-    yield from _public_url(settings, channels)
+    yield from check_address(settings, channels, offline=offline)
+    yield from check_work(settings, channels)
 
 
 def _python() -> Finding:
@@ -128,14 +120,16 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 
 def _skew(database: Database) -> Finding:
-    skew = abs(database.now() - datetime.now(UTC))
-    if skew <= SKEW_LIMIT:
+    ahead = datetime.now(UTC) - database.now()
+    if abs(ahead) <= SKEW_LIMIT:
         return Finding(verdict="ok", about="clock", what="agrees with the database's")
+    where = "ahead of" if ahead > timedelta(0) else "behind"
     return Finding(
         verdict="warn",
         about="clock",
-        what=f"differs from the database's by {duration(skew)}",
-        advice="timers go by the database's clock, but logs and providers do not: synchronise both (NTP)",
+        what=f"is {duration(abs(ahead))} {where} the database's",
+        advice="timers are right, since they go by the database's clock alone; but the times in logs are off, and providers "
+        "refuse or are refused when a signature's time is off by minutes: synchronise both machines (NTP)",
     )
 
 
@@ -251,31 +245,3 @@ def _contacts(settings: Settings, channels: dict[str, Channel]) -> Iterator[Find
             yield Finding(verdict="fail", about=f"contact {id}", what=str(error))
             continue
         yield Finding(verdict="ok", about=f"contact {id}", what=f"by {', '.join(contact.addresses)}")
-
-
-def _public_url(settings: Settings, channels: dict[str, Channel]) -> Iterator[Finding]:
-    """Webhooks need a way in, and providers want HTTPS. What is fetched needs none."""
-    fetching = listening(channels)
-    callers = sorted(
-        name
-        for name, one in channels.items()
-        if one.capabilities.inbound and name != "console" and name not in fetching
-    )
-    if not callers:
-        return
-    if settings.public_url is None:
-        yield Finding(
-            verdict="warn",
-            about="public_url",
-            what=f"is not set: replies by {', '.join(callers)} cannot come in",
-            advice='set public_url = "https://…" in wakeloop.toml to where providers reach the web process',
-        )
-        return
-    parts = urlsplit(settings.public_url)
-    safe = parts.scheme == "https"
-    yield Finding(
-        verdict="ok" if safe else "warn",
-        about="public_url",
-        what=settings.public_url,
-        advice="" if safe else "use https:// for real providers: most refuse anything else",
-    )

@@ -8,10 +8,13 @@ import typer
 
 from wakeloop.cli.base import Config, Json, chosen, print_json, say
 from wakeloop.errors import SchemaMismatch
+from wakeloop.logs import get_logger
 from wakeloop.settings import load_settings
 from wakeloop.store.database import Database
 from wakeloop.store.migration import head
 from wakeloop.terminal import error_console, log_to
+
+log = get_logger("wakeloop.web")
 
 Host = Annotated[str | None, typer.Option("--host", help="The address to listen on.")]
 Port = Annotated[
@@ -43,6 +46,7 @@ def dev(
     console = error_console()
     log_to(console, debug=debug)
     settings = load_settings(path=chosen(ctx, config).config, host=host, port=port, public_url=tunnel_url)
+    log_to(console, debug=debug, json=settings.log_format == "json")
     process.run(settings, console)
 
 
@@ -57,10 +61,15 @@ def web(
     console = error_console()
     log_to(console, debug=debug)
     settings = load_settings(path=chosen(ctx, config).config, host=host, port=port)
+    is_json = settings.log_format == "json"
+    log_to(console, debug=debug, json=is_json)
     runtime = Runtime(settings)
     with listen(settings.host, settings.port) as listening:
         runtime.database.check_schema()
-        console.print(f"wakeloop web on {url_of(listening)}, store {runtime.database.name}")
+        if is_json:
+            log.info("listening", url=url_of(listening), store=runtime.database.name)
+        else:
+            console.print(f"wakeloop web on {url_of(listening)}, store {runtime.database.name}")
         WebServer(make_app(runtime), listening).run()
     runtime.stop(grace=0)
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
-import threading
-import time
-from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -16,14 +12,14 @@ from fastapi import Request, Response
 from wakeloop.links import InvalidLink, Links
 from wakeloop.settings import Settings
 from wakeloop.tokens import Scope, Tokens
-from wakeloop.web.address import Network, networks
+from wakeloop.web.address import is_trusted, networks
+from wakeloop.web.limits import FailureLimit, whose
 from wakeloop.web.security import own_url
 from wakeloop.wiring import is_loopback
 
 COOKIE = "wakeloop_login"
 LOGIN_LIFE = timedelta(hours=12)
-TRIES, TRIES_SECONDS = 10, 300.0
-PEERS_LIMIT = 10_000
+TRIES_SECONDS = 300.0
 
 _FORWARDING = (
     "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-forwarded-server",
@@ -58,18 +54,10 @@ def peer_of(settings: Settings, request: Request) -> str:
     """The address that a request came from; behind trusted proxies the one that they tell."""
     peer = request.client.host if request.client is not None else ""
     trusted = networks(settings.trusted_proxies)
-    if not trusted or not _is_within(peer, trusted):
+    if not trusted or not is_trusted(peer, trusted):
         return peer
     told = [part.strip() for part in request.headers.get("x-forwarded-for", "").split(",") if part.strip()]
-    return next((one for one in reversed(told) if not _is_within(one, trusted)), peer)
-
-
-def _is_within(peer: str, trusted: tuple[Network, ...]) -> bool:
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return False
-    return any(address in network for network in trusted)
+    return next((one for one in reversed(told) if not is_trusted(one, trusted)), peer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +78,7 @@ class Logins:
         self._settings = settings
         self._tokens = tokens
         self._links = links
-        self._lock = threading.Lock()
-        self._failed: dict[str, deque[float]] = {}
+        self._limit = FailureLimit(settings.wrong_tokens, TRIES_SECONDS)
 
     def operator(self, request: Request) -> Operator | None:
         """Who makes a request, if they may use the operator's pages."""
@@ -113,23 +100,13 @@ class Logins:
         """The value of the cookie for whoever knows the secret of a token that may do everything."""
         token = self._tokens.check(secret)
         if token is None or not token.allows(Scope.ADMIN):
-            self._note(peer_of(self._settings, request))
+            self._limit.fail(whose(peer_of(self._settings, request)))
             return None
         return self._links.seal("login", [token.name, secrets.token_urlsafe(16)])
 
     def wait_seconds(self, request: Request) -> int:
         """For how long a peer may not try to log in; 0 if it may."""
-        now = time.monotonic()
-        with self._lock:
-            failed = self._failed.get(peer_of(self._settings, request), deque())
-            recent = [at for at in failed if now - at < TRIES_SECONDS]
-        return 0 if len(recent) < TRIES else int(recent[-TRIES] + TRIES_SECONDS - now) + 1
-
-    def _note(self, peer: str) -> None:
-        with self._lock:
-            if len(self._failed) >= PEERS_LIMIT:
-                self._failed.clear()
-            self._failed.setdefault(peer, deque(maxlen=TRIES)).append(time.monotonic())
+        return self._limit.wait_seconds(whose(peer_of(self._settings, request)))
 
     def set_cookie(self, request: Request, response: Response, value: str, path: str) -> None:
         """Keep a login in the browser: out of reach of scripts and of other sites."""

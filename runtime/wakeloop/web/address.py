@@ -27,7 +27,7 @@ def public_url(
     anybody could choose the address. Of several values, one per proxy, the first is the one that the sender used.
     headers: with lower-case names.
     """
-    base = configured or f"{_origin(scheme, headers, _is_trusted(peer, trusted))}"
+    base = configured or f"{_origin(scheme, headers, is_trusted(peer, trusted))}"
     return f"{base}{path}?{query}" if query else f"{base}{path}"
 
 
@@ -56,7 +56,8 @@ def _has_port(host: str) -> bool:
     return ":" in host.rpartition("]")[2]
 
 
-def _is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
+def is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
+    """Whether an address is within one of these networks."""
     if peer is None:
         return False
     try:

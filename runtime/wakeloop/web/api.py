@@ -12,9 +12,11 @@ from fastapi.openapi.utils import get_openapi
 from wakeloop import __version__
 from wakeloop.store import listing
 from wakeloop.web import api_requests, api_runs, api_signals
+from wakeloop.web.access import TRIES_SECONDS
 from wakeloop.web.api_body import BodyGuard
 from wakeloop.web.api_problems import Problem, add_handlers
 from wakeloop.web.api_waiting import Waiting
+from wakeloop.web.limits import FailureLimit
 from wakeloop.wiring import Runtime
 
 PREFIX = "/api/v1"
@@ -43,6 +45,7 @@ def make_api(runtime: Runtime) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.runtime = runtime
+    app.state.wrong_tokens = FailureLimit(runtime.settings.wrong_tokens, TRIES_SECONDS)
 
     def ended_requests(ids: Collection[UUID]) -> Collection[UUID]:
         with runtime.database.read() as connection:

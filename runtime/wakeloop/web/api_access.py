@@ -11,8 +11,9 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from wakeloop.tokens import Scope
-from wakeloop.web.access import is_local
+from wakeloop.web.access import is_local, peer_of
 from wakeloop.web.api_problems import Refused
+from wakeloop.web.limits import FailureLimit, whose
 from wakeloop.wiring import Runtime
 
 LOCAL = "local"
@@ -62,13 +63,20 @@ def needs(*scopes: Scope) -> Callable[..., Caller]:
                 "this needs a token: send `Authorization: Bearer wl_…`; `wakeloop tokens create` makes one",
                 headers={"www-authenticate": 'Bearer realm="wakeloop"'},
             )
+        limit, peer = _limit_of(request), whose(peer_of(runtime.settings, request))
+        if wait := limit.refusal_seconds(peer):
+            raise _too_many(wait)
         token = runtime.tokens.check(credentials.credentials)
         if token is None:
+            if wait := limit.wait_seconds(peer):
+                raise _too_many(wait)
+            limit.fail(peer)
             raise Refused(
                 401,
                 "this token does not work: it is unknown, revoked or over",
                 headers={"www-authenticate": 'Bearer realm="wakeloop", error="invalid_token"'},
             )
+        limit.passed(peer)
         if not any(token.allows(scope) for scope in scopes):
             wanted = " or ".join(scopes)
             raise Refused(
@@ -81,6 +89,16 @@ def needs(*scopes: Scope) -> Callable[..., Caller]:
         return Caller(name=token.name, scopes=token.scopes, auth=f"token {token.name}")
 
     return caller
+
+
+def _limit_of(request: Request) -> FailureLimit:
+    return cast(FailureLimit, request.app.state.wrong_tokens)
+
+
+def _too_many(wait: int) -> Refused:
+    return Refused(
+        429, "too many wrong tokens came from this address; wait", headers={"retry-after": str(wait)}
+    )
 
 
 def _is_no_strangers_page(request: Request) -> bool:

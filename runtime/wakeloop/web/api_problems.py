@@ -95,10 +95,11 @@ _SAID = {
     413: "The body is too large.",
     415: "The body is of a kind that is not taken here.",
     422: "What was sent does not fit; `errors` says what is wrong where.",
+    429: "Too many wrong tokens came from this address; send it again after `Retry-After` seconds.",
     500: "A mistake of ours; the log has it.",
     503: "The store is away; send it again after `Retry-After` seconds.",
 }
-_ALWAYS = (400, 401, 403, 413, 415, 422, 503)
+_ALWAYS = (400, 401, 403, 413, 415, 422, 429, 503)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -14,18 +14,29 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 
-from wakeloop.channel import RawRequest
+from wakeloop import meters
+from wakeloop.channel import Channel, RawRequest
 from wakeloop.errors import ConfigurationError, InvalidWebhook
 from wakeloop.logs import get_logger
 from wakeloop.store.database import is_outage
+from wakeloop.web.access import peer_of
 from wakeloop.web.address import networks, public_url
 from wakeloop.web.api import PREFIX, make_api
+from wakeloop.web.limits import FailureLimit, RateLimit, whose
+from wakeloop.web.metrics import metrics_router
 from wakeloop.web.site import add_pages
 from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
 
 RETRY_AFTER_SECONDS = 5
+_REFUSED = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+}
+"""What a forged or malformed webhook is answered with."""
 
 
 def make_app(runtime: Runtime) -> FastAPI:
@@ -40,6 +51,8 @@ def make_app(runtime: Runtime) -> FastAPI:
     `state.on_stop` has what is to be called, in the loop, when the process is to stop.
     """
     app = FastAPI(title="wakeloop", openapi_url=None)
+    rates = RateLimit(runtime.settings.webhooks_per_minute)
+    refusals = FailureLimit(runtime.settings.refused_webhooks_per_minute, 60)
     api = make_api(runtime)
     mounted = Mount(PREFIX, api)
     # Starlette's pattern ends at a line end in the path (%0A); such a path is the API's to refuse, too.
@@ -55,6 +68,20 @@ def make_app(runtime: Runtime) -> FastAPI:
         if known is None:
             log.warning("webhook of a channel that is not set up", channel=channel)
             return _line(HTTPStatus.NOT_FOUND, "there is no such channel here")
+        sender = f"{channel} {whose(peer_of(runtime.settings, request))}"
+        if wait := rates.take(sender) or refusals.refusal_seconds(sender):
+            answer = _too_many(wait)
+        else:
+            answer = await taken(channel, known, request)
+            if answer.status_code in _REFUSED:
+                answer = _too_many(wait) if (wait := refusals.wait_seconds(sender)) else answer
+                refusals.fail(sender)
+            elif answer.status_code < HTTPStatus.BAD_REQUEST:
+                refusals.passed(sender)
+        meters.WEBHOOKS.labels(channel, str(answer.status_code)).inc()
+        return answer
+
+    async def taken(channel: str, known: Channel, request: Request) -> Response:
         limit = known.capabilities.body_limit
         try:
             body = await _read_body(request, limit)
@@ -90,6 +117,7 @@ def make_app(runtime: Runtime) -> FastAPI:
             return _line(HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be used; the log says why")
         return _line(HTTPStatus.OK, "ok")
 
+    app.include_router(metrics_router(runtime, api.state.wrong_tokens))
     add_pages(app, runtime)
     return app
 
@@ -122,6 +150,14 @@ def _take(runtime: Runtime, channel: str, request: RawRequest) -> Response:
 async def _react(runtime: Runtime, channel: str, request: RawRequest) -> None:
     """Once the answer is sent."""
     runtime.react(channel, request)
+
+
+def _too_many(wait: int) -> Response:
+    return _line(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too many requests came from this address; send it again later",
+        headers={"retry-after": str(wait)},
+    )
 
 
 async def _read_body(request: Request, limit: int) -> bytes | None:
