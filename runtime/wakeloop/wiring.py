@@ -30,6 +30,7 @@ from wakeloop.pacing import Pace
 from wakeloop.people import People
 from wakeloop.registry import Problem, Registry, load_folder
 from wakeloop.requests import Requests
+from wakeloop.retention import Policy, Retention
 from wakeloop.routing import Replies, Routing
 from wakeloop.settings import Settings, load_settings
 from wakeloop.step_runner import RealLoop, ThreadedSteps
@@ -108,6 +109,7 @@ class Runtime:
             ),
         )
         self.timers = Timers(database=self.database, world=self.world, desk=self.desk)
+        self.retention = Retention(database=self.database, policy=Policy.of(settings))
         self.intake = Intake(
             database=self.database,
             world=self.world,
@@ -216,7 +218,9 @@ class Runtime:
             self.timers.recover()
             self.listeners.recover()
         self.timers.sync_schedules()
-        self._timer_thread = TimerThread(timers=self.timers, database=self.database, dispatcher=dispatcher)
+        self._timer_thread = TimerThread(
+            timers=self.timers, database=self.database, dispatcher=dispatcher, tidy=self.retention.step
+        )
         self._timer_thread.start()
         if self.listeners.names:
             self._listening = self._loop.submit(self.listeners.run)
