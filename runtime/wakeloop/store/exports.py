@@ -32,11 +32,11 @@ CHUNK = 200
 _SESSION = sa.bindparam("session", type_=sa.BigInteger())
 
 
-def _of_runs(table: sa.Table, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _of_runs(table: sa.Table, condition: sa.ColumnElement[bool]) -> Any:
     return sa.select(table).join(runs, condition).where(runs.c.session_id == _SESSION)
 
 
-def _of_requests(table: sa.Table) -> sa.Select[Any]:
+def _of_requests(table: sa.Table) -> Any:
     return (
         sa.select(table)
         .join(requests, requests.c.id == table.c.request_id)
@@ -45,7 +45,7 @@ def _of_requests(table: sa.Table) -> sa.Select[Any]:
     )
 
 
-def _of_messages(table: sa.Table) -> sa.Select[Any]:
+def _of_messages(table: sa.Table) -> Any:
     return (
         sa.select(table)
         .join(messages, messages.c.id == table.c.message_id)

@@ -79,7 +79,7 @@ def _none(outer: sa.Table, *conditions: Any) -> sa.ColumnElement[bool]:
 # ---------------------------------------------------------------------- what may go
 
 
-def _walk(at: sa.Column[Any], id: sa.Column[Any], condition: sa.TextClause) -> sa.Select[Any]:
+def _walk(at: sa.Column[Any], id: sa.Column[Any], condition: sa.TextClause) -> Any:
     """A walk by an index on (at, id): what is over since before a time, the oldest first."""
     begin = sa.tuple_(sa.bindparam("after_at", type_=Instant()), sa.bindparam("after_id", type_=id.type))
     return (
@@ -94,7 +94,7 @@ _RUNS_OVER = _walk(runs.c.ended_at, runs.c.id, OVER_RUNS)
 _REQUESTS_OVER = _walk(requests.c.settled_at, requests.c.id, OVER_REQUEST)
 
 
-def _by_id(id: sa.Column[Any], *more: Any) -> sa.Select[Any]:
+def _by_id(id: sa.Column[Any], *more: Any) -> Any:
     """A walk in the order of the ids, which is that in which they were made."""
     after = sa.bindparam("after", type_=id.type)
     return sa.select(id, *more).where(id > after).order_by(id).limit(_MOST)
@@ -196,7 +196,7 @@ def at_rest(connection: Connection, messages: list[UUID]) -> list[UUID]:
     return _judged(connection, _MESSAGES_TO_GO, messages)
 
 
-def _judged(connection: Connection, judge: sa.Select[Any], ids: list[Any]) -> list[Any]:
+def _judged(connection: Connection, judge: Any, ids: list[Any]) -> list[Any]:
     return list(connection.execute(judge, {"ids": ids}).scalars()) if ids else []
 
 
