@@ -17,23 +17,17 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import sqlalchemy as sa  # noqa: E402
-from tests.servers import Postgres  # noqa: E402
+from tests.servers import Postgres
 
-from wakeloop.registry import Registry  # noqa: E402
-from wakeloop.store import due, leases, schema  # noqa: E402
-from wakeloop.store.batches import Insert  # noqa: E402
-from wakeloop.store.database import Database  # noqa: E402
+from wakeloop.registry import Registry
+from wakeloop.store import due, leases
+from wakeloop.store.database import Database
 
-CHUNK = 10_000
-LINES = 3
-"""Of each sleeper's journal: a step, a question that was answered, and what was asked."""
+CHUNK = 50_000
 TABLES = ("sessions", "runs", "journal")
-VALUE = '{"text":"the billing bug","by":"alice"}'
 AGENT = "sleeper"
 
 
@@ -46,23 +40,31 @@ def server(url: str | None) -> Iterator[str]:
         yield postgres.new_database()
 
 
-def fill(database: Database, count: int, now: datetime) -> float:
-    """Sessions with a run that is asleep each, due one after the other from tomorrow on; the seconds that it took."""
-    sessions = Insert(schema.sessions, ("id", "agent", "key", "state", "created_at", "due_at"))
-    runs = Insert(
-        schema.runs,
-        ("id", "session_id", "status", "event", "created_at", "started_at", "applied", "waits", "wake_at"),
-    )
-    journal = Insert(schema.journal, ("run_id", "seq", "op", "kind", "name", "ok", "value", "at"))
-    waits = '[{"op":4,"kind":"timer","name":"sleep"}]'
+FILL = {
+    "sessions": "INSERT INTO sessions (id, agent, key, state, created_at, due_at) SELECT n, 'sleeper', 'customer-' || n, "
+    "'{\"days\":3}', now(), now() + interval '1 day' + n * interval '100 ms' FROM generate_series({first}, {last}) AS n",
+    "runs": "INSERT INTO runs (id, session_id, status, event, created_at, started_at, applied, waits, wake_at) SELECT "
+    "lpad(to_hex(n), 32, '0')::uuid, n, 'waiting', '{\"kind\":\"call\"}', now(), now(), 3, "
+    '\'[{"op":4,"kind":"timer","name":"sleep"}]\', now() + interval \'1 day\' FROM generate_series({first}, {last}) AS n',
+    "journal": "INSERT INTO journal (run_id, seq, op, kind, name, ok, value, at) SELECT lpad(to_hex(n), 32, '0')::uuid, seq, seq, "
+    '\'step\', \'open_issues\', true, \'{"text":"the billing bug","by":"alice"}\', now() '
+    "FROM generate_series({first}, {last}) AS n, generate_series(1, 3) AS seq",
+}
+
+
+def fill(database: Database, count: int) -> float:
+    """Sessions with a run that is asleep each, due one after the other from tomorrow on, as the server makes them by itself;
+    the seconds that it took."""
     begun = time.perf_counter()
     for start in range(0, count, CHUNK):
-        numbers = range(start + 1, min(start + CHUNK, count) + 1)
-        due_at = {n: now + timedelta(days=1, seconds=n / 10) for n in numbers}
+        bounds = {"{first}": str(start + 1), "{last}": str(min(start + CHUNK, count))}
         with database.begin() as connection:
-            sessions(connection, [{"id": n, "agent": AGENT, "key": f"customer-{n}", "state": '{"days":3}', "created_at": now, "due_at": due_at[n]} for n in numbers])  # fmt: skip
-            runs(connection, [{"id": UUID(int=n), "session_id": n, "status": "waiting", "event": '{"kind":"call"}', "created_at": now, "started_at": now, "applied": LINES, "waits": waits, "wake_at": due_at[n]} for n in numbers])  # fmt: skip
-            journal(connection, [{"run_id": UUID(int=n), "seq": seq, "op": seq, "kind": "step", "name": "open_issues", "ok": True, "value": VALUE, "at": now} for n in numbers for seq in range(1, LINES + 1)])  # fmt: skip
+            for statement in FILL.values():
+                for name, value in bounds.items():
+                    statement = statement.replace(name, value)
+                connection.exec_driver_sql(statement)
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"SELECT setval('sessions_id_seq', {count})")
     return time.perf_counter() - begun
 
 
@@ -146,6 +148,7 @@ def wakes(url: str, now: datetime, count: int) -> float:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -158,7 +161,7 @@ def main() -> None:
         database = Database(url)
         database.upgrade()
         now = datetime.now(UTC)
-        took = fill(database, chosen.count, now)
+        took = fill(database, chosen.count)
         print(f"inserted in {took:.0f} s: {chosen.count / took:,.0f} sleepers per second")
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
