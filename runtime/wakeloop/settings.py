@@ -200,6 +200,25 @@ class Settings(BaseSettings):
         "on record.",
         examples=[20],
     )
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="After how many days a run that is over is deleted, with its journal and requests; without it "
+        "everything is kept.",
+        examples=[365],
+    )
+    message_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="After how many days a message is deleted, with its deliveries and files; without it everything is kept.",
+        examples=[365],
+    )
+    raw_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="After how many days what a provider sent is deleted as it was sent; without it, with the message.",
+        examples=[30],
+    )
     contacts: dict[str, Contact] = Field(default_factory=dict, description="The people, by id.")
     approvers: dict[str, tuple[Text, ...]] = Field(
         default_factory=dict,

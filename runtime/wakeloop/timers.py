@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ FEW = 20
 MANY = 50
 """Beyond that, so many share one."""
 POLL_SECONDS = 1.0
+BUSY_SECONDS = 10.0
+"""A worker that always finds something due does what can wait at least so often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +237,20 @@ class TimerThread:
 
     A broker or database that is away is logged once per outage and tried again; whatever it cost is due again."""
 
-    def __init__(self, *, timers: Timers, database: Database, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        *,
+        timers: Timers,
+        database: Database,
+        dispatcher: Dispatcher,
+        tidy: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Args: tidy: a little work that can wait, done when nothing was due, and now and then although something was."""
         self._timers = timers
         self._database = database
         self._dispatcher = dispatcher
+        self._tidy = tidy
+        self._tidied = time.monotonic()
         self._nudged = threading.Event()
         self._stopping = False
         self._in_trouble = False
@@ -269,6 +282,9 @@ class TimerThread:
             self._dispatcher.turns(swept.turns)
         if swept.deliveries:
             self._dispatcher.deliveries(swept.deliveries)
+        if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
+            self._tidied = time.monotonic()
+            self._tidy()
         if swept.next_due is None:
             return POLL_SECONDS
         return min(POLL_SECONDS, max(0.0, (swept.next_due - self._database.now()) / timedelta(seconds=1)))

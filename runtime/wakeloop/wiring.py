@@ -31,6 +31,7 @@ from wakeloop.pacing import Pace
 from wakeloop.people import People
 from wakeloop.registry import Problem, Registry, load_folder
 from wakeloop.requests import Requests
+from wakeloop.retention import Policy, Retention
 from wakeloop.routing import Replies, Routing
 from wakeloop.settings import Settings, load_settings
 from wakeloop.step_runner import RealLoop, ThreadedSteps
@@ -110,6 +111,7 @@ class Runtime:
             ),
         )
         self.timers = Timers(database=self.database, world=self.world, desk=self.desk)
+        self.retention = Retention(database=self.database, policy=Policy.of(settings))
         self.intake = Intake(
             database=self.database,
             world=self.world,
@@ -219,7 +221,9 @@ class Runtime:
             self.timers.recover()
             self.listeners.recover()
         self.timers.sync_schedules()
-        self._timer_thread = TimerThread(timers=self.timers, database=self.database, dispatcher=dispatcher)
+        self._timer_thread = TimerThread(
+            timers=self.timers, database=self.database, dispatcher=dispatcher, tidy=self.retention.step
+        )
         self._timer_thread.start()
         if self.settings.metrics_port:
             self._exposition = expose(self.settings.metrics_address, self.settings.metrics_port)

@@ -21,9 +21,12 @@ from wakeloop.status import RunStatus
 from wakeloop.store import (
     amendments,
     audit,
+    chores,
     claims,
     conversations,
     due,
+    erasure,
+    exports,
     files,
     grants,
     inbox,
@@ -36,6 +39,7 @@ from wakeloop.store import (
     received,
     repair,
     requests,
+    retention,
     schedules,
     schema,
     turns,
@@ -61,10 +65,11 @@ AHEAD = NOW + timedelta(days=3)
 SESSIONS, RUNS, MANY = 20_000, 50_000, 80_000
 CHUNK = 10_000
 FEWER = {
-    "requests": 30_000, "recipients": 60_000, "receivers": 10_000, "schedules": 10_000, "opt_outs": 5_000, "grants": 5_000,
+    "requests": 30_000, "recipients": 60_000, "receivers": 40_000, "schedules": 10_000, "opt_outs": 5_000, "grants": 5_000,
     "tokens": 20, "keys": 3, "verifications": 5_000, "listeners": 5, "files": 5_000, "amendments": 60_000,
+    "chores": 2, "erasures": 20,
 }  # fmt: skip
-SMALL = {"tokens", "keys", "listeners"}
+SMALL = {"tokens", "keys", "listeners", "chores", "erasures"}
 """Tables of a few rows, of which PostgreSQL reads all rather than an index; there must be one all the same."""
 PARTIAL = tuple(
     str(index.name)
@@ -73,8 +78,8 @@ PARTIAL = tuple(
     if index.dialect_options["sqlite"]["where"] is not None
 )
 MODULES = (
-    amendments, audit, claims, conversations, due, files, grants, inbox, keys, leases, listeners, measures, outbox,
-    queries, received, repair, requests, schedules, turns, verifications,
+    amendments, audit, chores, claims, conversations, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
+    measures, outbox, queries, received, repair, requests, retention, schedules, turns, verifications,
 )  # fmt: skip
 
 FOR_PEOPLE = {
@@ -86,6 +91,7 @@ FOR_PEOPLE = {
     "keys.list_tokens": "a list without a limit, of everything",
     "keys.has_tokens": "of a few tokens that people made it ends at the first that works",
     "queries.unrouted": "what stands in an outcome is in no index; newest first, it ends early",
+    "exports.grants_of": "a few grants of which there is no index by request",
     "listeners.recover": "once, when a process starts that is alone",
     "measures.held_listeners": "a row for each channel that fetches its messages",
     "listeners.all_of": "a row for each channel that fetches its messages",
@@ -108,7 +114,7 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
                 yield {"id": n, "agent": f"agent{n % 20}", "key": f"k{n}", "created_at": LONG_AGO, "due_at": AHEAD + timedelta(seconds=n) if n > 20 else NOW}  # fmt: skip
             case "runs":
                 status = "waiting" if n <= SESSIONS else "failed" if n % 500 == 0 else "completed"
-                yield {"id": uuid(1, n), "session_id": session, "status": status, "event": "{}", "schedule_id": n % 10_000 + 1, "nominal": LONG_AGO + timedelta(seconds=n), "created_at": LONG_AGO}  # fmt: skip
+                yield {"id": uuid(1, n), "session_id": session, "status": status, "event": "{}", "schedule_id": n % 10_000 + 1, "nominal": LONG_AGO + timedelta(seconds=n), "created_at": LONG_AGO, "ended_at": LONG_AGO + timedelta(seconds=n) if n > SESSIONS else None}  # fmt: skip
             case "journal":
                 yield {"run_id": run, "seq": n // RUNS + 1, "op": 1, "kind": "step", "name": "fetch", "ok": True, "at": LONG_AGO}  # fmt: skip
             case "inbox":
@@ -120,10 +126,10 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
             case "deliveries":
                 yield {"id": uuid(3, n), "message_id": uuid(2, n), "contact": f"c{n % 2000}", "channel": "sms", "address": f"+{n}", "status": "failed" if n % 1000 == 0 else "delivered", "provider_id": f"SM{n}", "due_at": NOW if n < 10 else None, "claimed_at": LONG_AGO, "bundle": uuid(3, n // 2 * 2) if n % 100 < 2 else None, "created_at": LONG_AGO, "updated_at": LONG_AGO}  # fmt: skip
             case "received":
-                yield {"id": n, "channel": "sms", "provider_id": f"R{n}", "message_id": uuid(2, n * 2), "address": f"+{n}", "contact": f"c{n % 2000}", "outcome": "a reply", "raw": "{}", "at": LONG_AGO}  # fmt: skip
+                yield {"id": n, "channel": "sms", "provider_id": f"R{n}", "message_id": uuid(2, n * 2), "address": f"+{n}", "contact": f"c{n % 2000}", "outcome": "a reply", "raw": "{}" if n % 10 == 0 else "", "at": LONG_AGO}  # fmt: skip
             case "requests":
                 is_open = n <= 2000
-                yield {"id": uuid(4, n), "session_id": session if n % 10 else None, "run_id": run if n % 10 else None, "kind": "question", "status": "open" if is_open else "answered", "spec": "{}", "created_at": LONG_AGO, "due_at": (NOW if n <= 20 else AHEAD) if is_open else None}  # fmt: skip
+                yield {"id": uuid(4, n), "session_id": session if n % 10 else None, "run_id": run if n % 10 else None, "kind": "question", "status": "open" if is_open else "answered", "spec": "{}", "created_at": LONG_AGO, "due_at": (NOW if n <= 20 else AHEAD) if is_open else None, "settled_at": None if is_open else LONG_AGO}  # fmt: skip
             case "recipients":
                 request = (n + 1) // 2  # each request was asked of two people
                 yield {"request_id": uuid(4, request), "contact": f"c{request % 1000 * 2 + n % 2}", "code": "A3" if request <= 1000 else "C4", "open": request <= 2000, "added_at": LONG_AGO, "code_told": True}  # fmt: skip
@@ -143,6 +149,10 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
                 yield {"channel": "sms", "address": f"+{n}", "salt": "s", "code": "c", "sent_at": LONG_AGO, "expires_at": AHEAD, "verified_at": LONG_AGO}  # fmt: skip
             case "listeners":
                 yield {"channel": f"c{n}", "owner": "p1", "until": AHEAD, "cursor": "7"}
+            case "chores":
+                yield {"name": f"c{n}", "owner": "p1", "until": AHEAD}
+            case "erasures":
+                yield {"contact": f"c{n}", "asked_at": LONG_AGO, "done_at": LONG_AGO if n > 2 else None}
             case "files":
                 yield {"id": uuid(10, n), "message_id": uuid(2, n), "name": "a.txt", "content_type": "text/plain", "data": b"x" * 100, "created_at": LONG_AGO}  # fmt: skip
             case "opt_outs":
@@ -211,6 +221,18 @@ def a_refused_commit() -> SessionCommit:
     return SessionCommit(session=session_row(7), lease_until=AHEAD, new_runs=[row], runs=runs, consumed=[7])
 
 
+def remove_what_is_old(connection: Any) -> None:
+    """Count, then delete, a batch of each kind."""
+    ids = {
+        "runs": [uuid(1, n) for n in range(30_000, 30_100)], "requests": [uuid(4, n) for n in range(2010, 30_000, 500)],
+        "inbox": range(1, 99), "messages": [uuid(2, n) for n in range(70_000, 70_100)],
+        "received": range(100, 200), "raw": range(300, 400),
+    }  # fmt: skip
+    for kind in retention.Kind:
+        for counting in (True, False):
+            assert retention.remove(connection, kind, ids[kind], repeats=NOW, counting=counting)
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
     "amendments.add": lambda c: amendments.add(c, fresh_one(c), "Approved.", ["sms", "email"], now=NOW),
     "amendments.expect": lambda c: amendments.expect(c, put_one(c), "?"),
@@ -220,6 +242,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "amendments.record": lambda c: amendments.record(c, uuid(3, 7), due_at=None),
     "audit.append": lambda c: audit.append(c, uuid(4, 7), at=NOW, act="answer", result="counted"),
     "audit.of_request": lambda c: audit.of_request(c, uuid(4, 7)),
+    "chores.next_time": lambda c: chores.next_time(c, "c1"),
+    "chores.take": lambda c: (chores.take(c, "new", owner="p2", now=NOW, until=AHEAD), chores.take(c, "c1", owner="p2", now=NOW, until=AHEAD)),
+    "chores.extend": lambda c: chores.extend(c, "c1", owner="p1", until=AHEAD),
     "claims.lock_people": lambda c: claims.lock_people(c, [uuid(3, 1), put_one(c)], now=NOW),
     "claims.waiting": lambda c: claims.waiting(c, ["c1", "c9"], now=NOW),
     "claims.recent": lambda c: claims.recent(c, ["c1", "c9"], since=NOW - timedelta(hours=1)),
@@ -233,6 +258,25 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "conversations.received_as": lambda c: conversations.received_as(c, [uuid(2, n) for n in range(1, 20)]),
     "conversations.last_heard": lambda c: conversations.last_heard(c, [uuid(3, n) for n in range(1, 20)]),
     "due.look": lambda c: due.look(c, now=NOW),
+    "erasure.ask": lambda c: (erasure.ask(c, "c1", now=NOW), erasure.ask(c, "new", now=NOW)),
+    "erasure.unfinished": lambda c: erasure.unfinished(c, limit=10),
+    "erasure.finish": lambda c: erasure.finish(c, "c1", asked_at=LONG_AGO, now=NOW),
+    "erasure.addresses_of": lambda c: erasure.addresses_of(c, "c7"),
+    "erasure.messages_of": lambda c: erasure.messages_of(c, "c7", until=NOW, after=None, limit=100),
+    "erasure.erase_messages": lambda c: [erasure.erase_messages(c, [uuid(2, n) for n in range(7, 80_000, 2000)], counting=counting) for counting in (True, False)],
+    "erasure.erase_address": lambda c: [erasure.erase_address(c, "sms", "+7", until=NOW, counting=counting) for counting in (True, False)],
+    "erasure.sessions_of": lambda c: erasure.sessions_of(c, "c7", until=NOW),
+    "erasure.requests_of": lambda c: erasure.requests_of(c, "c15", until=NOW),
+    "erasure.runs_of": lambda c: erasure.runs_of(c, "c7", [7, 8], [uuid(1, 9)], until=NOW),
+    "erasure.erase_runs": lambda c: [erasure.erase_runs(c, {uuid(1, 7): ("{}", None), uuid(1, 8): ("{}", "1")}, counting=counting) for counting in (True, False)],
+    "erasure.erase_inbox": lambda c: [erasure.erase_inbox(c, "c7", 7, counting=counting) for counting in (True, False)],
+    "erasure.recipients_of": lambda c: erasure.recipients_of(c, uuid(4, 7)),
+    "erasure.erase_request": lambda c: erasure.erase_request(c, uuid(4, 7), "c15", spec="{}", args=None, outcome=None),
+    "erasure.comments": lambda c: erasure.comments(c, "c15"),
+    "erasure.states": lambda c: erasure.states(c, [7, 8]),
+    "exports.rows_of": lambda c: list(exports.rows_of(c, 7)),
+    "exports.grants_of": lambda c: exports.grants_of(c, 7),
+    "exports.data_of": lambda c: exports.data_of(c, uuid(10, 7)),
     "files.add": lambda c: files.add(c, uuid(2, 7), [(uuid(10, 99_999), "a", "text/plain", b"x")], now=NOW),
     "files.facts": lambda c: files.facts(c, uuid(10, 7)),
     "files.data": lambda c: files.data(c, uuid(10, 7)),
@@ -330,6 +374,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "requests.of_contact": lambda c: requests.of_contact(c, "c7", limit=100),
     "requests.one_of_contact": lambda c: requests.one_of_contact(c, "c15", uuid(4, 7)),
     "requests.latest_of_contact": lambda c: requests.latest_of_contact(c, "c7", "C4"),
+    "retention.find": lambda c: [retention.find(c, kind, before=NOW, limit=100) for kind in retention.Kind],
+    "retention.at_rest": lambda c: retention.at_rest(c, [uuid(2, n) for n in range(1, 100)]),
+    "retention.remove": remove_what_is_old,
     "schedules.of_sessions": lambda c: schedules.of_sessions(c, [7, 8]),
     "schedules.defined": lambda c: schedules.defined(c, 7),
     "schedules.add": lambda c: schedules.add(c, [{"session_id": 7, "agent": "a", "ref": "z", "own": False, "spec": "{}", "anchor": NOW, "nominal": AHEAD, "due_at": AHEAD}]),

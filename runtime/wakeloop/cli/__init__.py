@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from wakeloop import __version__
-from wakeloop.cli import act, channels, contacts, doctor, inbox, look, mcp, people, project, serve, tokens
+from wakeloop.cli import (
+    act,
+    channels,
+    contacts,
+    doctor,
+    inbox,
+    keeping,
+    look,
+    mcp,
+    people,
+    project,
+    serve,
+    tokens,
+)
 from wakeloop.cli.base import Choices, Commands, Config, Json
 
 app = typer.Typer(
@@ -59,6 +72,7 @@ app.add_typer(tokens.grants, name="grants", rich_help_panel=_LOOK)
 app.add_typer(contacts.contacts, name="contacts", rich_help_panel=_LOOK)
 app.add_typer(channels.channels, name="channels", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(people.link)
+app.command(rich_help_panel=_LOOK)(keeping.export)
 
 app.command(rich_help_panel=_ACT)(act.start)
 app.command(rich_help_panel=_ACT)(act.signal)
@@ -66,6 +80,7 @@ app.command(rich_help_panel=_ACT)(act.reply)
 app.command(rich_help_panel=_ACT)(act.retry)
 app.command(rich_help_panel=_ACT)(act.restart)
 app.command(rich_help_panel=_ACT)(act.cancel)
+app.command(rich_help_panel=_ACT)(keeping.forget)
 app.add_typer(tokens.tokens, name="tokens", rich_help_panel=_ACT)
 
 

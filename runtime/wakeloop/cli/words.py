@@ -12,6 +12,7 @@ from wakeloop.calls import shown
 from wakeloop.engine.failures import Failure
 from wakeloop.engine.journal import Kind, Record, Wait
 from wakeloop.events import Event, Message, Signal, Tick
+from wakeloop.store.erasure import MARKER
 from wakeloop.terminal import distance, moment, short
 
 SHORT_ID = 8
@@ -60,6 +61,8 @@ def _wait_word(wait: Wait) -> str:
 def record_words(record: Record, requests: Mapping[str, Any]) -> tuple[str, str]:
     """A line of a journal: what it is about, and what came of it. `requests`: the run's, by id."""
     value: Any = None if record.value is None else from_json(record.value)
+    if value == MARKER:
+        return _title(record), MARKER
     if not record.ok and record.kind is not Kind.ATTEMPT:
         return _title(record), f"✗ {short(Failure.model_validate(value).title, 120)}"
     match record.kind:

@@ -121,6 +121,14 @@ class Database:
                 _begin_sqlite(connection, "BEGIN")
             yield connection
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A reading transaction all of whose statements see the store as it was at the first."""
+        with self.read() as connection:
+            if self.is_postgres:
+                connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            yield connection
+
     def retrying(
         self, work: Callable[[], T], *, seconds: float, stop: Callable[[], bool] = lambda: False
     ) -> T:

@@ -96,6 +96,8 @@ sessions = Table(
 )
 
 OPEN_RUNS = text("status IN ('queued', 'running', 'waiting')")
+PARKED_RUNS = text("status IN ('failed', 'stuck')")
+OVER_RUNS = text("status IN ('completed', 'cancelled')")
 
 runs = Table(
     "runs",
@@ -121,6 +123,8 @@ runs = Table(
     Column("failure", Text),
     UniqueConstraint("schedule_id", "nominal"),
     Index("ix_runs_open", "session_id", postgresql_where=OPEN_RUNS, sqlite_where=OPEN_RUNS),
+    Index("ix_runs_parked", "session_id", postgresql_where=PARKED_RUNS, sqlite_where=PARKED_RUNS),
+    Index("ix_runs_over", "ended_at", "id", postgresql_where=OVER_RUNS, sqlite_where=OVER_RUNS),
     Index("ix_runs_session_id", "session_id", "id"),
     Index("ix_runs_status", "status", "id"),
 )
@@ -258,6 +262,8 @@ deliveries = Table(
     ),
 )
 
+KEPT_RAW = text("raw <> ''")
+
 received = Table(
     "received",
     metadata,
@@ -276,10 +282,12 @@ received = Table(
     UniqueConstraint("channel", "provider_id"),
     Index("ix_received_message_id", "message_id"),
     Index("ix_received_address", "channel", "address", "at"),
+    Index("ix_received_raw", "at", "id", postgresql_where=KEPT_RAW, sqlite_where=KEPT_RAW),
 )
 
 OPEN_REQUEST = text("status = 'open'")
 DUE_REQUEST = text("due_at IS NOT NULL")
+OVER_REQUEST = text("run_id IS NULL AND settled_at IS NOT NULL")
 
 requests = Table(
     "requests",
@@ -313,6 +321,7 @@ requests = Table(
     Index("ix_requests_open", "id", postgresql_where=OPEN_REQUEST, sqlite_where=OPEN_REQUEST),
     Index("ix_requests_due_at", "due_at", postgresql_where=DUE_REQUEST, sqlite_where=DUE_REQUEST),
     Index("ix_requests_run_id", "run_id"),
+    Index("ix_requests_over", "settled_at", "id", postgresql_where=OVER_REQUEST, sqlite_where=OVER_REQUEST),
 )
 
 OPEN_RECIPIENT = text("recipients.open")
@@ -444,6 +453,7 @@ files = Table(
     Column("content_type", Text, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Index("ix_files_message_id", "message_id"),
 )
 
 amendments = Table(
@@ -460,5 +470,31 @@ amendments = Table(
         "due_at",
         postgresql_where=text("due_at IS NOT NULL"),
         sqlite_where=text("due_at IS NOT NULL"),
+    ),
+)
+
+chores = Table(
+    "chores",
+    metadata,
+    # Work beside the turns that one process does for all, now and then: who does it, and before when nobody else begins.
+    Column("name", Text, primary_key=True),
+    Column("owner", Text),
+    Column("until", Instant),
+)
+
+UNFINISHED_ERASURE = text("done_at IS NULL")
+
+erasures = Table(
+    "erasures",
+    metadata,
+    # The contacts that are to be forgotten, as far as they were known at `asked_at`; done once nothing open is left.
+    Column("contact", Text, primary_key=True),
+    Column("asked_at", Instant, nullable=False),
+    Column("done_at", Instant),
+    Index(
+        "ix_erasures_unfinished",
+        "asked_at",
+        postgresql_where=UNFINISHED_ERASURE,
+        sqlite_where=UNFINISHED_ERASURE,
     ),
 )
