@@ -318,6 +318,8 @@ class TurnConsumer(Consumer):  # type: ignore[misc] # Celery has no types
     Celery would drop the message with an error, and nobody would know before the session is handed over again, which
     takes longer each time. The host hands such a session back at once."""
 
+    app: Any
+
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         name = message.headers.get("task", "") if body is None else ""
         if not name.startswith(TURN_TASK_PREFIX):
