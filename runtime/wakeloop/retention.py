@@ -106,10 +106,10 @@ class Retention:
             return
         try:
             rest = self._step()
-        except SQLAlchemyError as error:
+        except Exception as error:
             self._walk = None
             rest = LEASE_SECONDS
-            if not is_outage(error):
+            if not (isinstance(error, SQLAlchemyError) and is_outage(error)):
                 log.exception("what is old could not be deleted; trying again in a minute")
         self._rest_until = time.monotonic() + rest
 
