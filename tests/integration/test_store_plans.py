@@ -59,6 +59,9 @@ from wakeloop.store.records import (
     Settlement,
 )
 
+# The first test of each database fills it with some hundred thousand rows.
+pytestmark = pytest.mark.timeout(600)
+
 NOW = datetime(2026, 11, 2, 14, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=300)
 AHEAD = NOW + timedelta(days=3)
