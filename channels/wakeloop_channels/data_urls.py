@@ -41,7 +41,9 @@ def held_bytes(attachment: Attachment) -> bytes | None:
     try:
         return read_data_url(attachment.url)[1]
     except ValueError as error:
-        raise PermanentChannelError(f"An attachment cannot be read: {error}.", code=None) from error
+        raise PermanentChannelError(
+            f"An attachment cannot be read (RFC 2397): {error}.", code=None
+        ) from error
 
 
 def file_name(attachment: Attachment, number: int) -> str:

@@ -36,6 +36,7 @@ log = get_logger("wakeloop.dev")
 GRACE_SECONDS = 1.0
 STOP_SECONDS = 2.7
 """After so long, stopping is over, whatever hangs: what it was doing is taken up at the next start."""
+LOOK_SECONDS = 0.5
 SAME_SECONDS = 0.3
 """Two signals within this time are one: a wrapper passes on what the terminal has sent to both."""
 DEBOUNCE_MS = 200
@@ -75,7 +76,8 @@ def run(settings: Settings, console: Console) -> None:
             )
             watcher.start()
             console.print(_banner(runtime, url_of(listening)))
-            stopping.wait()
+            while not stopping.wait(LOOK_SECONDS):
+                pass  # the kernel may give a signal to another thread, and this one has to look
             console.print(Text("\nstopping …", style="dim"))
             _give_up_after(STOP_SECONDS, console)
             web.stop(GRACE_SECONDS)

@@ -553,7 +553,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Twilio's stand-in listens on {stand_in.url}", file=sys.stderr, flush=True)
         # A daemon: reading standard input cannot be interrupted.
         threading.Thread(target=_read_replies, args=(stand_in,), daemon=True).start()
-        done.wait()
+        while not done.wait(0.5):  # the kernel may give a signal to another thread
+            pass
 
 
 def _read_replies(stand_in: TwilioStandIn) -> None:
