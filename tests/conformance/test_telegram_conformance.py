@@ -27,11 +27,13 @@ class TestTelegram(ChannelConformance):
 
 
 class TestTelegramPolling(ChannelConformance):
-    """By long polling."""
+    """By long polling: there is no address to enter anywhere."""
 
     adapter = TelegramChannel
     webhooks = False
     listening = True
+
+    test_the_guide_names_the_address = None
 
     @pytest.fixture
     def provider(self) -> Iterator[Provider]:

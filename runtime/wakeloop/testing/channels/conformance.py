@@ -170,7 +170,7 @@ class ChannelConformance(SendingTests, ReceivingTests, ListeningTests):
         assert isinstance(error, ChannelError), f"it must be ChannelError, not {error!r}"
         assert not isinstance(error, PermanentChannelError)
 
-    @needs("guiding", "webhooks")
+    @needs("guiding")
     def test_the_guide_names_the_address(self, provider: Provider) -> None:
         """What to enter where in the provider's console, the webhook's address among it."""
         channel = provider.channel
