@@ -1,6 +1,8 @@
 # `make demo` and `make test` do all of their own set-up; they need Python 3.11 or newer and make.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most tests wait for something most of the time: three at once are done in half the time on two cores.
+PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
 .PHONY: setup browser pgbouncer rabbitmq demo test check audit matrix format clean
 
@@ -43,7 +45,7 @@ demo: setup
 	$(BIN)/python demo/run.py
 
 test: setup browser pgbouncer
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup browser pgbouncer
 	$(BIN)/ruff format --check .
@@ -51,7 +53,7 @@ check: setup browser pgbouncer
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The Matrix channel against Synapse instead of the stand-in; too heavy for every run.
 matrix: setup .venv-synapse/ready
