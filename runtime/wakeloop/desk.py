@@ -36,8 +36,9 @@ TROUBLE_SECONDS = 60
 """When a request that could not be worked on is looked at again."""
 
 SUBMIT = "submit"
-SEEN_DIGITS = 16
 """What the button stands for that sends a filled in form back."""
+SEEN_DIGITS = 16
+"""So many digits of a call's digest go with a yes to it: a button's value has 64 bytes."""
 
 
 def pressed_value(id: UUID, word: str, digest: str | None) -> str:
