@@ -43,6 +43,9 @@ GARBAGE_THRESHOLD = 50_000
 UNKNOWN_AGENT = timedelta(seconds=1)
 """After what time a session is handed over again that came to a worker which does not know its agent."""
 
+_MUCH = 2 / 3
+"""Of its length, what must be left of a lease that a commit leaves as it is; `_keep` extends those of which half is left."""
+
 POLL_SECONDS = 1.0
 """How often the leases of sessions under way are looked after, and their inboxes."""
 
@@ -112,6 +115,7 @@ class Executor:
         self._poked: set[int] = set()
         self._touched: dict[int, None] = {}
         self._dues: dict[int, datetime] = {}
+        self._leases: dict[int, datetime] = {}
         self._driving: tuple[str, float] | None = None
         self._stopping = threading.Event()
         self._closed = False
@@ -235,7 +239,7 @@ class Executor:
 
     def _changes(self) -> list[SessionCommit]:
         """What the sessions under way have to commit, or to be let go with."""
-        lease_until = self._database.now() + self._lease
+        now = self._database.now()
         commits = []
         for session in self._touched:
             turn = self._turns.get(session)
@@ -244,8 +248,16 @@ class Executor:
             for key in turn.abandoned():
                 self._steps.cancel(key)
             if turn.is_dirty or turn.is_quiet:
-                commits.append(turn.changes(lease_until))
+                commits.append(turn.changes(self._lease_of(session, now)))
         return commits
+
+    def _lease_of(self, session: int, now: datetime) -> datetime:
+        """Until when the session is ours from now on: as before while much of that is left, since a row whose due time
+        stays costs the database no work on its indexes."""
+        until = self._leases[session]
+        if until - now < self._lease * _MUCH:
+            until = self._leases[session] = now + self._lease
+        return until
 
     def _transact(self, commits: list[SessionCommit], asked: list[int], now: datetime) -> None:
         """Commit, take up and load, in one transaction; given up with everything in memory if that cannot be done."""
@@ -358,6 +370,7 @@ class Executor:
     def _take_up(self, loaded: _Loaded, now: datetime) -> None:
         for id, turn in loaded.turns.items():
             self._turns[id] = turn
+            self._leases[id] = now + self._lease
             self._began[id] = time.perf_counter()
             self._touched[id] = None
             if turn.session.takeovers >= TAKEOVERS_BEFORE_PARKING:
@@ -439,6 +452,7 @@ class Executor:
             meters.TURN_SECONDS.labels(turn.agent.name).observe(time.perf_counter() - began)
         self._touched.pop(session, None)
         self._dues.pop(session, None)
+        self._leases.pop(session, None)
 
     def _lose(self, sessions: Sequence[int] | None) -> None:
         """Drop these sessions, or all, from memory; their leases run out and another cycle takes them up."""
@@ -493,15 +507,25 @@ class Executor:
             if not held:
                 continue
             try:
-                with self._database.begin() as connection:
-                    until = self._database.now() + self._lease
-                    arrivals = leases.extend(connection, list(held), owner=self.owner, until=until)
+                self._extend(held)
+                with self._database.read() as connection:
+                    arrivals = leases.arrivals(connection, held, owner=self.owner)
             except DBAPIError as error:
                 log.warning("leases could not be extended", error=str(error.orig))
                 continue
             for id, seen in held.items():
                 if arrivals.get(id) != seen:
                     self._incoming.put(id)
+
+    def _extend(self, held: Iterable[int]) -> None:
+        now = self._database.now()
+        old = [id for id in held if (until := self._leases.get(id)) and until - now < self._lease / 2]
+        if old:
+            with self._database.begin() as connection:
+                leases.extend(connection, old, owner=self.owner, until=now + self._lease)
+            for id in old:
+                if id in self._leases:
+                    self._leases[id] = now + self._lease
 
 
 def _collect_garbage_seldom() -> None:

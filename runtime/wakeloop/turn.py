@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,7 @@ log = get_logger("wakeloop.turn")
 
 TAKEOVERS_BEFORE_PARKING = 5
 _NEVER = datetime.min.replace(tzinfo=UTC)
+_IN_TIME = operator.itemgetter(0, 1, 2)
 
 
 class Turn:
@@ -173,7 +175,7 @@ class Turn:
         while True:
             if self._can_deliver and self._deliver_recorded():
                 continue
-            action = min(self._actions(), key=lambda one: one[:3], default=None)
+            action = min(self._actions(), key=_IN_TIME, default=None)
             if action is None:
                 break
             action[3]()
@@ -458,7 +460,7 @@ class Turn:
             facts=facts,
             journal=self._journals.pop(run.id),
             applied=run.row.applied,
-            waits=load_waits(run.row.waits) if run.row.waits is not None else None,
+            waits=run.waits if run.row.waits is not None else None,
             surroundings=_Surroundings(self),
         )
         execution = run.execution

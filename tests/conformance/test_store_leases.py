@@ -55,14 +55,13 @@ def test_a_session_that_needs_no_turn_is_not_claimed(store: Store) -> None:
 
 
 def test_extending_keeps_only_what_the_worker_still_holds(store: Store) -> None:
-    """Extending keeps only what the worker still holds, and tells how much arrived."""
+    """Extending keeps only what the worker still holds, and only of that it learns how much arrived."""
     mine, others = store.held("a"), store.held("b", owner="worker 2")
     store.queue("a")
 
     with store.database.begin() as connection:
-        arrivals = leases.extend(
-            connection, [mine.id, others.id], owner="worker 1", until=NOW + timedelta(hours=1)
-        )
+        leases.extend(connection, [mine.id, others.id], owner="worker 1", until=NOW + timedelta(hours=1))
+        arrivals = leases.arrivals(connection, [mine.id, others.id], owner="worker 1")
 
     assert arrivals == {mine.id: mine.arrivals + 1}
     store.pass_time(16)

@@ -303,6 +303,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "keys.revoke_token": lambda c: keys.revoke_token(c, "t7", now=NOW),
     "leases.claim": lambda c: leases.claim(c, [1, 2, 3], owner="w", now=NOW, until=AHEAD),
     "leases.extend": lambda c: leases.extend(c, [1, 2, 3], owner="w", until=AHEAD),
+    "leases.arrivals": lambda c: leases.arrivals(c, [1, 2, 3], owner="w"),
     "leases.hand_back": lambda c: leases.hand_back(c, [1, 2, 3], owner="w", now=NOW),
     "leases.claim_due": lambda c: leases.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
     "leases.recover": lambda c: leases.recover(c, now=NOW),

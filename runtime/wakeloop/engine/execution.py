@@ -74,7 +74,7 @@ class Execution:
         self.commands: list[Command] = []
         self.outcome: Outcome | None = None
         self.cancelling = False
-        self.patches: dict[str, bool] = {record.name: True for record in journal if record.kind is Kind.PATCH}
+        self.patches: dict[str, bool] = {}
         self.waits_at_rest = waits
         self.now = facts.started_at
         self.state: BaseModel | None = None
@@ -88,7 +88,7 @@ class Execution:
         self._journal = journal
         self._seq = journal[-1].seq if journal else 0
         self._ops = 0
-        self._done = {record.op: record for record in journal if record.kind in DONE}
+        self._done: dict[int, Record] = {}
         self._steps = _step_history(journal)
         self._replaying = True
         self._trouble: WakeloopError | None = None
@@ -96,12 +96,21 @@ class Execution:
         self._main: asyncio.Task[Any] | None = None
         self._undelivered: list[Record] = []
         self._stretches: list[Stretch] = []
-        self._delivered = [record for record in journal if record.kind in DELIVERED]
-        self._failed_ops = {
-            record.seq: record.op for record in journal if not record.ok and record.kind in DONE
-        }
-        self._states = {int(record.name): record.value for record in journal if record.kind is Kind.STATE}
+        self._delivered: list[Record] = []
+        self._failed_ops: dict[int, int] = {}
+        self._states: dict[int, str | None] = {}
         self._state_codec = codec_for(agent.state) if agent.state is not None else None
+        for record in journal:
+            if record.kind in DELIVERED:
+                self._delivered.append(record)
+            elif record.kind in DONE:
+                self._done[record.op] = record
+                if not record.ok:
+                    self._failed_ops[record.seq] = record.op
+            elif record.kind is Kind.STATE:
+                self._states[int(record.name)] = record.value
+            elif record.kind is Kind.PATCH:
+                self.patches[record.name] = True
 
     # ------------------------------------------------------------------ driving
 
@@ -199,7 +208,7 @@ class Execution:
         """What the run waits for, in the order in which it was asked."""
         return tuple(
             Wait(op=op.no, kind=op.kind, name=op.name, due=op.due, match=op.match)
-            for op in sorted(self.pending.values(), key=lambda op: op.no)
+            for op in self.pending.values()  # numbered in the order in which they were put there
         )
 
     def next_due(self) -> datetime | None:
@@ -472,7 +481,7 @@ class Execution:
 
     def _check_waits(self, recorded: tuple[Wait, ...]) -> None:
         before = [(wait.op, wait.kind, wait.name) for wait in recorded]
-        after = [(wait.op, wait.kind, wait.name) for wait in self.waits()]
+        after = [(op.no, op.kind, op.name) for op in self.pending.values()]
         assert self._main is not None
         if self._main.done():
             self.diverge(_titles(before), f"the handler's end ({self._ending()})")
@@ -551,10 +560,11 @@ class Execution:
 def _step_history(journal: list[Record]) -> dict[int, tuple[int, int, datetime | None]]:
     history: dict[int, tuple[int, int, datetime | None]] = {}
     for record in journal:
-        attempts, started, due = history.get(record.op, (0, 0, None))
         if record.kind is Kind.STARTED:
+            attempts, started, due = history.get(record.op, (0, 0, None))
             history[record.op] = (attempts, started + 1, due)
         elif record.kind is Kind.ATTEMPT:
+            attempts, started, due = history.get(record.op, (0, 0, None))
             facts = JSON_CODEC.load(record.value or "{}")
             again = facts.get("again")
             history[record.op] = (

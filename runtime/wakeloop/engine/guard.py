@@ -6,8 +6,7 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from wakeloop.errors import OutsideStep
@@ -24,14 +23,19 @@ _installed = False
 _lock = threading.Lock()
 
 
-@contextmanager
-def inside_handler(run: str) -> Iterator[None]:
+class inside_handler:
     """While this is entered, audited I/O of the present thread raises OutsideStep (PEP 578 audit events)."""
-    _install()
-    _place.run = run
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+
+    def __enter__(self) -> None:
+        _install()
+        _place.run = self._run
+
+    def __exit__(self, *_: object) -> None:
         _place.run = None
 
 

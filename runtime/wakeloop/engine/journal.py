@@ -38,6 +38,10 @@ class Kind(StrEnum):
     STATE = "state"
     FAILED = "failed"
 
+    __hash__ = (
+        str.__hash__
+    )  # an enum's own is several times as slow, and each record is looked up in sets of these
+
 
 DELIVERED = frozenset({Kind.TIMER, Kind.STEP, Kind.RECEIVE, Kind.REPLY, Kind.CHILD, Kind.CANCEL})
 DONE = frozenset(
@@ -87,7 +91,7 @@ def title(op: int, kind: str, name: str) -> str:
     return f"operation {op}, {kind} {name}".rstrip()
 
 
-@model_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Wait:
     """An operation that a suspended run waits for. `due` is a timer's time, or a step's next attempt.
 

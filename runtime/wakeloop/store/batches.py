@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +17,33 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
+
+from wakeloop.store.schema import Instant
 
 Row = Mapping[str, Any]
+_POSTGRES: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call] # SQLAlchemy's own has no types
+
+
+class _Written(UserDefinedType[str]):
+    """An array of PostgreSQL that is written already when it gets here. The parameter itself is of this type: a cast of a
+    text would be done again for each row that it is compared with."""
+
+    render_bind_cast = True
+    cache_ok = True
+
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        self.item = item
+
+    def get_col_spec(self, **options: Any) -> str:
+        kind: str = self.item.compile(_POSTGRES)
+        return f"{kind}[]"
 
 
 class Listed(TypeDecorator[Any]):
-    """A list of values of one type as one parameter: an array on PostgreSQL, JSON on SQLite."""
+    """A list of values of one type as one parameter, in writing: as an array of PostgreSQL, or as JSON for SQLite.
+
+    psycopg would write an array too, ten times as slowly: it asks each value anew how it is to be written."""
 
     impl = sa.Text
     cache_ok = True
@@ -32,13 +53,34 @@ class Listed(TypeDecorator[Any]):
         self.item = item
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        kind = postgresql.ARRAY(self.item) if dialect.name == "postgresql" else sa.Text()
-        return dialect.type_descriptor(kind)
+        return _Written(self.item) if dialect.name == "postgresql" else sa.Text()
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
         if dialect.name == "postgresql":
-            return list(value)
+            write = _WRITERS[self.item.__class__]
+            return "{" + ",".join(["NULL" if one is None else write(one) for one in value]) + "}"
         return json.dumps([one.hex if isinstance(one, UUID) else one for one in value], ensure_ascii=False)
+
+
+def _quoted(text: str) -> str:
+    """A text as an element of an array (PostgreSQL 8.15.6): in quotes, with a backslash before those and backslashes."""
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _instant(at: datetime) -> str:
+    return f'"{at.isoformat()}"'
+
+
+def _bytes(data: bytes) -> str:
+    return f'"\\\\x{data.hex()}"'
+
+
+_WRITERS: Mapping[type, Callable[[Any], str]] = {
+    sa.BigInteger: str, sa.Integer: str, sa.SmallInteger: str, sa.Boolean: str, sa.Uuid: str, sa.Text: _quoted,
+    Instant: _instant, sa.LargeBinary: _bytes,
+}  # fmt: skip
 
 
 class among(FunctionElement[bool]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -55,11 +55,9 @@ _CLAIM = Taking(
     {"owner": _OWNER, "token": sessions.c.token + 1, "due_at": _UNTIL, "dispatches": 0},
     returning=SESSION_COLUMNS,
 )
-_EXTEND = Taking(
-    sessions,
-    _THESE.where(sessions.c.owner == _OWNER),
-    {"due_at": _UNTIL},
-    returning=(sessions.c.id, sessions.c.arrivals),
+_EXTEND = Taking(sessions, _THESE.where(sessions.c.owner == _OWNER), {"due_at": _UNTIL})
+_ARRIVALS = sa.select(sessions.c.id, sessions.c.arrivals).where(
+    among(sessions.c.id, "ids"), sessions.c.owner == _OWNER
 )
 _HAND_BACK = Taking(
     sessions,
@@ -102,14 +100,28 @@ def claim(
     if not ids:
         return []
     rows = _CLAIM(connection, {"ids": sorted(ids), "worker": owner, "now": now, "until": until})
-    return [SessionRow(**row._mapping) for row in rows]
+    return [session_row(row) for row in rows]
 
 
-def extend(connection: Connection, ids: Collection[int], *, owner: str, until: datetime) -> dict[int, int]:
-    """Extend the leases that `owner` still has on these sessions; the count of arrivals of each."""
+def session_row(row: Sequence[Any]) -> SessionRow:
+    """A row of SESSION_COLUMNS as a record."""
+    id, agent, key, state, token, version, arrivals, takeovers = row
+    return SessionRow(
+        id=id, agent=agent, key=key, state=state, token=token, version=version, arrivals=arrivals, takeovers=takeovers
+    )  # fmt: skip
+
+
+def extend(connection: Connection, ids: Collection[int], *, owner: str, until: datetime) -> None:
+    """Extend the leases that `owner` still has on these sessions."""
+    if ids:
+        _EXTEND(connection, {"ids": sorted(ids), "worker": owner, "until": until})
+
+
+def arrivals(connection: Connection, ids: Collection[int], *, owner: str) -> dict[int, int]:
+    """How often something has arrived, for those of these sessions that `owner` still has."""
     if not ids:
         return {}
-    rows = _EXTEND(connection, {"ids": sorted(ids), "worker": owner, "until": until})
+    rows = connection.execute(_ARRIVALS, {"ids": sorted(ids), "worker": owner})
     return {row.id: row.arrivals for row in rows}
 
 

@@ -18,7 +18,7 @@ from wakeloop.status import PARKED_RUN, RequestStatus, RunStatus
 from wakeloop.store import inbox as arrivals
 from wakeloop.store import outbox, requests
 from wakeloop.store.batches import Insert, Update, among
-from wakeloop.store.leases import SESSION_COLUMNS
+from wakeloop.store.leases import SESSION_COLUMNS, session_row
 from wakeloop.store.records import Committed, InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.store.schema import (
     OPEN_RUNS,
@@ -33,6 +33,7 @@ from wakeloop.store.schema import (
 )
 
 _RUN_COLUMNS = tuple(column.name for column in runs.columns)
+_RUN_STATUS = {str(status): status for status in RunStatus}
 
 _LOAD_RUNS = (
     sa.select(runs)
@@ -105,8 +106,8 @@ def load_open_runs(connection: Connection, session_ids: Collection[int]) -> list
 
 def run_row(row: sa.Row[Any]) -> RunRow:
     """A row of the runs table as a record."""
-    facts = dict(row._mapping)
-    facts["status"] = RunStatus(facts["status"])
+    facts = dict(zip(_RUN_COLUMNS, row, strict=True))
+    facts["status"] = _RUN_STATUS[facts["status"]]
     return RunRow(**facts)
 
 
@@ -127,7 +128,10 @@ def load_inbox(connection: Connection, session_ids: Collection[int]) -> list[Inb
     if not session_ids:
         return []
     rows = connection.execute(_LOAD_INBOX, {"sessions": sorted(session_ids)})
-    return [InboxRow(**row._mapping) for row in rows]
+    return [
+        InboxRow(id=id, session_id=session, kind=kind, target=target, body=body, arrived_at=at)
+        for id, session, kind, target, body, at in rows
+    ]
 
 
 def load_parked(connection: Connection, run_ids: Collection[UUID]) -> set[UUID]:
@@ -142,7 +146,7 @@ def load_sessions(connection: Connection, session_ids: Collection[int]) -> dict[
     if not session_ids:
         return {}
     rows = connection.execute(_LOAD_SESSIONS, {"sessions": sorted(session_ids)})
-    return {row.id: SessionRow(**row._mapping) for row in rows}
+    return {row.id: session_row(row) for row in rows}
 
 
 # ---------------------------------------------------------------------- committing
