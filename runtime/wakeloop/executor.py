@@ -224,7 +224,7 @@ class Executor:
             turn = self._turns.get(session)
             if turn is not None and turn.session.token == token:
                 crashpoints.reach("engine.step_done")
-                meters.STEPS.labels(turn.agent.name, "ok" if item.error is None else "error").inc()
+                meters.series(meters.STEPS, turn.agent.name, "ok" if item.error is None else "error").inc()
                 turn.step_done(
                     run_id,
                     op,
@@ -449,7 +449,7 @@ class Executor:
     def _forget(self, session: int) -> None:
         turn, began = self._turns.pop(session, None), self._began.pop(session, None)
         if turn is not None and began is not None:
-            meters.TURN_SECONDS.labels(turn.agent.name).observe(time.perf_counter() - began)
+            meters.series(meters.TURN_SECONDS, turn.agent.name).observe(time.perf_counter() - began)
         self._touched.pop(session, None)
         self._dues.pop(session, None)
         self._leases.pop(session, None)

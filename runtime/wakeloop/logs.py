@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+
+_SPACE = re.compile(r"\s")
 
 FIELDS = "wakeloop_fields"
 """The attribute of a log record that has the fields."""
@@ -59,4 +62,4 @@ def _render(
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return repr(text) if not text or any(c.isspace() for c in text) else text
+    return repr(text) if not text or _SPACE.search(text) else text

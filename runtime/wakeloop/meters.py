@@ -6,9 +6,10 @@ never a session, a run, a person or an address: each value of a label is a serie
 
 from __future__ import annotations
 
+import functools
 import threading
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from wakeloop.logs import get_logger
 
 log = get_logger("wakeloop.meters")
+M = TypeVar("M", Counter, Histogram)
 
 WORK = CollectorRegistry()
 """Everything that this process counts."""
@@ -54,9 +56,15 @@ WEBHOOKS = Counter(
 )  # fmt: skip
 
 
+@functools.cache
+def series(metric: M, *labels: str) -> M:
+    """The series of a metric that has these labels. It is kept at hand: each run and each step looks for some."""
+    return metric.labels(*labels)
+
+
 def lateness(kind: str, due: datetime, now: datetime) -> None:
     """Note that something that was due then happened now. kind: `timer` or `schedule`."""
-    WAKE_LATENESS.labels(kind).observe(max(0.0, (now - due).total_seconds()))
+    series(WAKE_LATENESS, kind).observe(max(0.0, (now - due).total_seconds()))
 
 
 class Exposition:

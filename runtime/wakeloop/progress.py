@@ -51,7 +51,7 @@ def _count(commit: SessionCommit) -> None:
     agent = commit.session.agent
     for _, values in _changed(commit):
         if values.get("status") in _ENDS:
-            meters.RUNS_ENDED.labels(agent, str(values["status"])).inc()
+            meters.series(meters.RUNS_ENDED, agent, str(values["status"])).inc()
         if values.get("skipped") is not None:
             meters.SKIPS.labels(agent, values["skipped"]).inc(values.get("skip_count") or 1)
 

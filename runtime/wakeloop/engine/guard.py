@@ -32,7 +32,8 @@ class inside_handler:
         self._run = run
 
     def __enter__(self) -> None:
-        _install()
+        if not _installed:
+            _install()
         _place.run = self._run
 
     def __exit__(self, *_: object) -> None:
