@@ -23,7 +23,7 @@ from wakeloop.store import (
     audit,
     chores,
     claims,
-    conversations,
+    conversation,
     due,
     erasure,
     exports,
@@ -42,6 +42,7 @@ from wakeloop.store import (
     retention,
     schedules,
     schema,
+    threads,
     turns,
     verifications,
 )
@@ -81,8 +82,8 @@ PARTIAL = tuple(
     if index.dialect_options["sqlite"]["where"] is not None
 )
 MODULES = (
-    amendments, audit, chores, claims, conversations, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
-    measures, outbox, queries, received, repair, requests, retention, schedules, turns, verifications,
+    amendments, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
+    measures, outbox, queries, received, repair, requests, retention, schedules, threads, turns, verifications,
 )  # fmt: skip
 
 FOR_PEOPLE = {
@@ -256,10 +257,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "claims.bundle": lambda c: claims.bundle(c, [[uuid(3, 1), uuid(3, 2)]], now=NOW),
     "claims.take": lambda c: claims.take(c, {uuid(3, 1): AHEAD}, owner="w", now=NOW),
     "claims.members": lambda c: claims.members(c, [uuid(3, 100), uuid(3, 200)]),
-    "conversations.said": lambda c: conversations.said(c, [uuid(3, n) for n in range(1, 20)]),
-    "conversations.woken_by": lambda c: conversations.woken_by(c, [uuid(1, n) for n in range(1, 20)]),
-    "conversations.received_as": lambda c: conversations.received_as(c, [uuid(2, n) for n in range(1, 20)]),
-    "conversations.last_heard": lambda c: conversations.last_heard(c, [uuid(3, n) for n in range(1, 20)]),
+    "threads.said": lambda c: threads.said(c, [uuid(3, n) for n in range(1, 20)]),
+    "threads.woken_by": lambda c: threads.woken_by(c, [uuid(1, n) for n in range(1, 20)]),
+    "threads.received_as": lambda c: threads.received_as(c, [uuid(2, n) for n in range(1, 20)]),
+    "threads.last_heard": lambda c: threads.last_heard(c, [uuid(3, n) for n in range(1, 20)]),
     "due.look": lambda c: due.look(c, now=NOW),
     "erasure.ask": lambda c: (erasure.ask(c, "c1", now=NOW), erasure.ask(c, "new", now=NOW)),
     "erasure.unfinished": lambda c: erasure.unfinished(c, limit=10),
