@@ -9,12 +9,26 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.batches import Insert, Listed, among, is_postgres
+from wakeloop.store.batches import Insert, Listed, Update, among, is_postgres
+from wakeloop.store.erasure import MARKED_JSON
 from wakeloop.store.records import NewEntry
-from wakeloop.store.schema import conversation, messages, sessions
+from wakeloop.store.schema import (
+    OPEN_RUNS,
+    PARKED_RUNS,
+    PENDING_EVENTS,
+    Instant,
+    conversation,
+    inbox,
+    messages,
+    runs,
+    sessions,
+)
 
 FURTHEST = 2**31 - 1
 """No position is beyond it."""
+
+WINDOW = 10
+"""So many times as many entries as may go at once are looked at for it: they are narrow, and most are young."""
 
 _before = conversation.alias("before")
 
@@ -122,3 +136,119 @@ def ranges(connection: Connection, wanted: Sequence[tuple[int, int, int]]) -> li
         for session, first, last in wanted
         for row in connection.execute(_RANGE, {"session": session, "first": first, "last": last})
     ]
+
+
+# ---------------------------------------------------------------------- what goes
+
+_SESSION = sa.bindparam("session", type_=sa.BigInteger())
+_AFTER = sa.tuple_(
+    sa.bindparam("after_session", type_=sa.BigInteger()), sa.bindparam("after_seq", type_=sa.Integer())
+)
+_WALK = (
+    sa.select(conversation.c.session_id, conversation.c.seq, conversation.c.at)
+    .where(sa.tuple_(conversation.c.session_id, conversation.c.seq) > _AFTER)
+    .order_by(*_ORDER)
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+)
+_LOCK = (
+    sa.select(sessions.c.id)
+    .where(among(sessions.c.id, "ids"))
+    .order_by(sessions.c.id)
+    .with_for_update(key_share=True, skip_locked=True)
+)
+
+
+def _nothing(session: sa.Column[Any], condition: sa.TextClause) -> sa.ColumnElement[bool]:
+    found: Any = sa.select(sa.literal_column("1")).where(session == sessions.c.id, condition)
+    is_none: sa.ColumnElement[bool] = (
+        found.limit(sa.literal_column("1")).correlate(sessions).scalar_subquery().is_(None)
+    )
+    return is_none
+
+
+_AT_REST = sa.select(sessions.c.id).where(
+    among(sessions.c.id, "ids"),
+    _nothing(runs.c.session_id, OPEN_RUNS),
+    _nothing(runs.c.session_id, PARKED_RUNS),
+    _nothing(inbox.c.session_id, PENDING_EVENTS),
+)
+_SPAN = (
+    conversation.c.session_id == _SESSION,
+    conversation.c.seq.between(
+        sa.bindparam("first", type_=sa.Integer()), sa.bindparam("last", type_=sa.Integer())
+    ),
+)
+_COUNT = sa.select(sa.func.count()).select_from(conversation).where(*_SPAN)
+_DELETE = sa.delete(conversation).where(*_SPAN)
+_PRUNED = Update(sessions, "id", ("pruned_to",))
+_WORDS = (
+    conversation.c.session_id == _SESSION,
+    conversation.c.at <= sa.bindparam("until", type_=Instant()),
+    conversation.c.content != MARKED_JSON,
+    sa.or_(
+        conversation.c.contact.is_(None), conversation.c.contact == sa.bindparam("person", type_=sa.Text())
+    ),
+)
+_COUNT_WORDS = sa.select(sa.func.count()).select_from(conversation).where(*_WORDS)
+_ERASE = sa.update(conversation).where(*_WORDS).values(content=MARKED_JSON)
+
+
+def _at_rest(connection: Connection, ids: Collection[int]) -> set[int]:
+    """Those of these sessions that have no open or parked run and nothing in their inboxes, locked until the transaction
+    ends: so no run begins that could read what goes."""
+    if not ids:
+        return set()
+    locked = list(connection.execute(_LOCK, {"ids": sorted(ids)}).scalars())
+    # Another statement: on PostgreSQL it sees what was committed before the locks were had.
+    return set(connection.execute(_AT_REST, {"ids": locked}).scalars()) if locked else set()
+
+
+def find_old(
+    connection: Connection, *, before: datetime, after: tuple[int, int] | None, limit: int
+) -> tuple[list[tuple[int, int, int]], tuple[int, int] | None]:
+    """The next batch of a walk over all conversations: the entries from before a time that may go, as (session, first,
+    last), and where the next batch begins; None if the walk is over. Their sessions are at rest and locked."""
+    session, seq = after or (0, 0)
+    most = limit * WINDOW
+    rows = list(connection.execute(_WALK, {"after_session": session, "after_seq": seq, "most": most}))
+    spans: dict[int, tuple[int, int]] = {}
+    young: set[int] = set()
+    for row in rows:
+        if row.at >= before:
+            young.add(row.session_id)
+        elif row.session_id not in young:
+            spans[row.session_id] = (spans.get(row.session_id, (row.seq, 0))[0], row.seq)
+    resting = _at_rest(connection, spans)
+    found = [(id, *span) for id, span in spans.items() if id in resting]
+    if len(rows) < most:
+        return found, None
+    end = rows[-1]
+    return found, (end.session_id, FURTHEST if end.session_id in young else end.seq)
+
+
+def remove(connection: Connection, spans: Collection[tuple[int, int, int]], *, counting: bool) -> int:
+    """Delete what `find_old` gave; how many entries these are. Their positions are not given again. counting: delete
+    nothing."""
+    count = 0
+    for session, first, last in spans:
+        where = {"session": session, "first": first, "last": last}
+        if counting:
+            count += connection.execute(_COUNT, where).scalar_one()
+        else:
+            count += connection.execute(_DELETE, where).rowcount
+    if not counting:
+        _PRUNED(connection, [{"id": session, "pruned_to": last} for session, _, last in spans])
+    return count
+
+
+def erase(
+    connection: Connection, session: int, contact: str, *, until: datetime, counting: bool
+) -> tuple[int, int]:
+    """Put a marker in place of what was said to and by a contact, and to and by models, in a session's conversation up to
+    a time, if the session is at rest; how many entries were erased, and how many have to wait for that."""
+    given = {"session": session, "until": until, "person": contact}
+    if session not in _at_rest(connection, [session]):
+        return 0, int(connection.execute(_COUNT_WORDS, given).scalar_one())
+    if counting:
+        return int(connection.execute(_COUNT_WORDS, given).scalar_one()), 0
+    return connection.execute(_ERASE, given).rowcount, 0

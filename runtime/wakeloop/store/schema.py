@@ -149,7 +149,7 @@ conversation = Table(
     metadata,
     # What a session said and heard, and what it and its models noted, in that order. Of a message of `messages` only its
     # id stands here, as `source`; of a question or an answer the words too, and `source` is the request.
-    Column("session_id", Serial, ForeignKey("sessions.id"), primary_key=True, autoincrement=False),
+    Column("session_id", Serial, primary_key=True, autoincrement=False),
     Column("at", Instant, nullable=False),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("role", Text, nullable=False),

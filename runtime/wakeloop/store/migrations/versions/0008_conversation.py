@@ -21,9 +21,6 @@ def upgrade() -> None:
         sa.Column("contact", sa.Text(), nullable=True),
         sa.Column("content", sa.Text(), nullable=True),
         sa.Column("source", Id, nullable=True),
-        sa.ForeignKeyConstraint(
-            ["session_id"], ["sessions.id"], name=op.f("fk_conversation_session_id_sessions")
-        ),
         sa.PrimaryKeyConstraint("session_id", "seq", name=op.f("pk_conversation")),
     )
     op.add_column("sessions", sa.Column("pruned_to", sa.Integer(), nullable=True))
