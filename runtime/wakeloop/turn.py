@@ -101,7 +101,7 @@ class Turn:
         return [
             Wanted(run=run.id, op=operation.no, match=operation.match or {})
             for run in self._runs.values()
-            if run.execution is not None
+            if run.execution is not None and run.execution.reads
             for operation in run.execution.pending.values()
             if operation.kind is Kind.CONVERSATION and (run.id, operation.no) not in self._read.spans
         ]

@@ -74,6 +74,7 @@ class Execution:
         self.commands: list[Command] = []
         self.outcome: Outcome | None = None
         self.cancelling = False
+        self.reads = False  # of the conversation
         self.patches: dict[str, bool] = {}
         self.waits_at_rest = waits
         self.now = facts.started_at
@@ -328,6 +329,8 @@ class Execution:
         self._next_op()
         operation = Operation(no=self._ops, kind=kind, name=name, future=self.loop.create_future(), **details)
         self.pending[operation.no] = operation
+        if kind is Kind.CONVERSATION:
+            self.reads = True
         return operation
 
     async def _await(self, operation: Operation) -> Any:
