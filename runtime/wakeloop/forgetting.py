@@ -83,10 +83,6 @@ class Forgetting:
                 yield
             else:
                 done.waiting["requests"] += 1
-        for session in sessions:
-            with self._transaction(counting) as connection:
-                done.erased.update(erasure.erase_inbox(connection, contact, session, counting=counting))
-            yield
         yield from self._messages(contact, until, done, counting)
         for channel, address in sorted(known):
             with self._transaction(counting) as connection:
