@@ -1,8 +1,10 @@
 """What a sleeper costs, measured: bytes, the sweep's time with many asleep, plans, and the CPU of a worker that only waits.
 
-    python bench/sleepers.py [--count 1000000] [--seconds 10] [--url postgresql://…/empty]
+    python bench/sleepers.py [--real 10000] [--steps 0] [--count 1000000] [--seconds 10] [--url postgresql://…/empty]
 
-Without --url it starts a PostgreSQL of its own, as the tests do. Prints what docs/scale.md tells.
+First so many (--real) are started and fall asleep by the runtime's own means, after as many steps as wanted: the bytes of a
+sleeper are theirs. The others, up to --count, are copies of one of them. Without --url it starts a PostgreSQL of its own, as
+the tests do. Prints what docs/scale.md tells.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tests.servers import Postgres
 from wakeloop.registry import Registry
 from wakeloop.store import due, leases
 from wakeloop.store.database import Database
+from wakeloop.store.schema import metadata
 
 CHUNK = 50_000
 TABLES = ("sessions", "runs", "journal")
@@ -40,26 +43,85 @@ def server(url: str | None) -> Iterator[str]:
         yield postgres.new_database()
 
 
-FILL = {
-    "sessions": "INSERT INTO sessions (id, agent, key, state, created_at, due_at) SELECT n, 'sleeper', 'customer-' || n, "
-    "'{\"days\":3}', now(), now() + interval '1 day' + n * interval '100 ms' FROM generate_series({first}, {last}) AS n",
-    "runs": "INSERT INTO runs (id, session_id, status, event, created_at, started_at, applied, waits, wake_at) SELECT "
-    "lpad(to_hex(n), 32, '0')::uuid, n, 'waiting', '{\"kind\":\"call\"}', now(), now(), 3, "
-    '\'[{"op":4,"kind":"timer","name":"sleep"}]\', now() + interval \'1 day\' FROM generate_series({first}, {last}) AS n',
-    "journal": "INSERT INTO journal (run_id, seq, op, kind, name, ok, value, at) SELECT lpad(to_hex(n), 32, '0')::uuid, seq, seq, "
-    '\'step\', \'open_issues\', true, \'{"text":"the billing bug","by":"alice"}\', now() '
-    "FROM generate_series({first}, {last}) AS n, generate_series(1, 3) AS seq",
-}
+AWAY = timedelta(days=30)
 
 
-def fill(database: Database, count: int) -> float:
-    """Sessions with a run that is asleep each, due one after the other from tomorrow on, as the server makes them by itself;
-    the seconds that it took."""
+def put_to_sleep(database: Database, count: int, steps: int) -> None:
+    """Start so many runs, each in a session of its own, then take them all up: each does its steps, and sleeps."""
+    from wakeloop import Context, agent
+    from wakeloop.decisions import Decisions
+    from wakeloop.desk import Desk
+    from wakeloop.executor import Executor
+    from wakeloop.intake import Intake
+    from wakeloop.links import Links
+    from wakeloop.outbox import Outbox
+    from wakeloop.people import People
+    from wakeloop.routing import Routing
+    from wakeloop.step_runner import RealLoop, ThreadedSteps
+    from wakeloop.timers import Timers
+    from wakeloop.world import World
+
+    async def open_issues() -> dict[str, str]:
+        return {"text": "the billing bug", "by": "alice"}
+
+    @agent(name=AGENT)
+    async def sleeper(ctx: Context[None]) -> None:
+        for _ in range(steps):
+            await ctx.step(open_issues)
+        await ctx.sleep(AWAY)
+
+    world = World(registry=Registry([sleeper]), people=People({}, None), ids=database.clock)
+    links = Links(keys=lambda: ["k"], base_url=None, now=database.now)
+    desk = Desk(world=world, links=links, amending=[])
+    outbox = Outbox(database=database, world=world, desk=desk, channels={})
+    routing = Routing(world=world, decisions=Decisions(world=world, desk=desk, links=links), links=links)
+    intake = Intake(database=database, world=world, outbox=outbox, routing=routing, channels={})
+    timers = Timers(database=database, world=world, desk=desk)
+    loop = RealLoop("wakeloop-steps")
+    executor = Executor(
+        database=database, world=world, steps=ThreadedSteps(loop, threads=1), lease_seconds=300
+    )
+    for number in range(count):
+        intake.start(AGENT, key=f"customer-{number}")
+    executor.start()
+    while not (swept := timers.sweep()).is_empty:
+        for ticket in [executor.submit(message.sessions) for message in swept.turns]:
+            ticket.wait()
+    executor.stop(10)
+    loop.close()
+    with database.read() as connection:
+        asleep = connection.exec_driver_sql("SELECT count(*) FROM runs WHERE status = 'waiting'").scalar_one()
+    assert asleep == count, asleep
+
+
+def copied(table: str, **others: str) -> str:
+    """A statement that inserts copies of the first real sleeper's rows of a table, with other values in some columns."""
+    names = [column.name for column in metadata.tables[table].columns]
+    chosen = ", ".join(others.get(name, name) for name in names)
+    key = {"sessions": "id", "runs": "session_id"}.get(table)
+    of_first = f"{key} = 1" if key else "run_id = (SELECT id FROM runs WHERE session_id = 1)"
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) SELECT {chosen} "
+        f"FROM {table}, generate_series({{first}}, {{last}}) AS n WHERE {of_first}"
+    )
+
+
+ID = "lpad(to_hex(n), 32, '0')::uuid"
+FILL = (
+    copied("sessions", id="n", key="'customer-' || n", due_at="now() + interval '1 day' + n * interval '100 ms'"),
+    copied("runs", id=ID, session_id="n", wake_at="now() + interval '1 day'"),
+    copied("journal", run_id=ID),
+)  # fmt: skip
+
+
+def fill(database: Database, real: int, count: int) -> float:
+    """Copies of the first sleeper, due one after the other from tomorrow on, as the server makes them by itself; the
+    seconds that it took."""
     begun = time.perf_counter()
-    for start in range(0, count, CHUNK):
+    for start in range(real, count, CHUNK):
         bounds = {"{first}": str(start + 1), "{last}": str(min(start + CHUNK, count))}
         with database.begin() as connection:
-            for statement in FILL.values():
+            for statement in FILL:
                 for name, value in bounds.items():
                     statement = statement.replace(name, value)
                 connection.exec_driver_sql(statement)
@@ -68,13 +130,18 @@ def fill(database: Database, count: int) -> float:
     return time.perf_counter() - begun
 
 
-def sizes(connection: Any) -> dict[str, tuple[int, int]]:
-    """Of each table the bytes of its rows and of its indexes."""
-    found = {}
+def print_sizes(connection: Any, title: str, count: int) -> None:
+    """The bytes per sleeper of each table's rows, and of its indexes."""
+    total = 0
     for table in TABLES:
-        row = connection.exec_driver_sql(f"SELECT pg_table_size('{table}'), pg_indexes_size('{table}')").one()
-        found[table] = (int(row[0]), int(row[1]))
-    return found
+        rows, indexes = connection.exec_driver_sql(
+            f"SELECT pg_table_size('{table}'), pg_indexes_size('{table}')"
+        ).one()
+        total += rows + indexes
+        print(
+            f"{title:12} {table:10} {rows / count:6.0f} bytes, indexes {indexes / count:5.0f} bytes per sleeper"
+        )
+    print(f"{title:12} {'together':10} {total / count:6.0f} bytes per sleeper, {total / 2**20:,.1f} MiB")
 
 
 def timed(work: Any, times: int) -> float:
@@ -152,6 +219,8 @@ def wakes(url: str, now: datetime, count: int) -> float:
 def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--real", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--url")
@@ -163,21 +232,20 @@ def main() -> None:
         database = Database(url)
         database.upgrade()
         now = datetime.now(UTC)
-        took = fill(database, chosen.count)
-        print(f"inserted in {took:.0f} s: {chosen.count / took:,.0f} sleepers per second")
+        put_to_sleep(database, chosen.real, chosen.steps)
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            print_sizes(connection, "left behind", chosen.real)
+            connection.exec_driver_sql("VACUUM FULL")
+            print_sizes(connection, "compact", chosen.real)
+        took = fill(database, chosen.real, chosen.count)
+        print(f"copied in {took:.0f} s: {(chosen.count - chosen.real) / took:,.0f} sleepers per second")
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
-            total = 0
-            for table, (rows, indexes) in sizes(connection).items():
-                total += rows + indexes
-                print(
-                    f"{table:10} {rows / chosen.count:6.0f} bytes, indexes {indexes / chosen.count:5.0f} bytes per sleeper"
-                )
-            print(f"{'together':10} {total / chosen.count:6.0f} bytes per sleeper, {total / 2**20:,.0f} MiB")
+            print_sizes(connection, "copies", chosen.count)
         print(f"a look at what is due, nothing is:  {timed(lambda: look(database, now), 200):.2f} ms")
         print(f"a claim, nothing is due:            {timed(lambda: claim(database, now), 200):.2f} ms")
         print(f"idle sweeping:                      {idle(database, chosen.seconds):.2%} of a CPU")
-        later = now + timedelta(days=1, seconds=1000 / 10)
+        later = now + timedelta(days=1, seconds=(chosen.real + 1000) / 10)
         taken = timed(lambda: claim(database, later), 1)
         print(f"a claim of the 1,000 that are due:  {taken:.1f} ms")
         with database.read() as connection:

@@ -85,7 +85,6 @@ class Forgetting:
                 done.waiting["requests"] += 1
         for session in sessions:
             with self._transaction(counting) as connection:
-                done.erased.update(erasure.erase_inbox(connection, contact, session, counting=counting))
                 erased, waiting = conversation.erase(
                     connection, session, contact, until=until, counting=counting
                 )

@@ -110,9 +110,9 @@ class Intake:
         def work(connection: Connection, now: datetime) -> bool:
             there = queries.find_run(connection, run.id)
             if there is None:
-                known = inbox.ensure_sessions(connection, [(agent, key)], now=now)
+                known, made = inbox.ensure_recipients(connection, [(agent, key)], now=now)
                 queued = inbox.queue_runs(connection, [run], known, now=now)
-                inbox.touch(connection, queued, now=now)
+                inbox.touch(connection, queued - made, now=now)
                 if queued:
                     return True
                 there = queries.find_run(connection, run.id)
@@ -150,8 +150,8 @@ class Intake:
     def _post(self, posts: list[Post]) -> None:
         def work(connection: Connection, now: datetime) -> None:
             names = {(post.agent, post.key) for post in posts}
-            known = inbox.ensure_sessions(connection, names, now=now)
-            inbox.touch(connection, inbox.post(connection, posts, known, now=now), now=now)
+            known, made = inbox.ensure_recipients(connection, names, now=now)
+            inbox.touch(connection, inbox.post(connection, posts, known, now=now) - made, now=now)
 
         self._transact(work)
 

@@ -289,12 +289,13 @@ class Routing:
         if not candidates:
             return self._left_over(message, contact)
         agent, key = candidates[0]
-        known = inbox.ensure_sessions(connection, [(agent, key)], now=message.now)
+        known, made = inbox.ensure_recipients(connection, [(agent, key)], now=message.now)
         self._keep(message, contact, known[agent, key], text=event.text)
         post = Post(
             agent=agent, key=key, kind="message", dedupe=f"message:{message.id}", body=dump_event(event)
         )
-        inbox.touch(connection, inbox.post(connection, [post], known, now=message.now), now=message.now)
+        posted = inbox.post(connection, [post], known, now=message.now)
+        inbox.touch(connection, posted - made, now=message.now)
         return f"message for {agent}/{key}"
 
     def _threads(self, message: Arrived) -> list[tuple[str, str]]:

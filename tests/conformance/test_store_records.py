@@ -66,6 +66,45 @@ def test_a_session_is_made_once_by_whoever_comes_first(store: Store) -> None:
     assert len(set(results[0])) == 30
 
 
+def test_a_session_that_is_made_for_what_arrives_is_due_from_the_beginning(store: Store) -> None:
+    """Of callers that want the same new session at once, for something that arrives, one makes it, due now; an old one is
+    left as it is."""
+    [old] = store.sessions("old")
+    names = [("standup", "old"), ("standup", "new")]
+
+    def ensure() -> tuple[dict[tuple[str, str], int], set[int]]:
+        with store.database.begin() as connection:
+            return inbox.ensure_recipients(connection, names, now=store.now)
+
+    (known, made), (known_too, made_too) = results = at_once(ensure, ensure)
+
+    assert raised(results) == []
+    assert known == known_too == {("standup", "old"): old, ("standup", "new"): known["standup", "new"]}
+    assert sorted([made, made_too], key=len) == [set(), {known["standup", "new"]}]
+    assert store.claim_due() == [known["standup", "new"]]
+
+
+def test_what_was_consumed_keeps_its_key_and_loses_its_body(store: Store) -> None:
+    """Something that is consumed is not kept twice, as its run has it; and it does not come again."""
+    session = store.held("a")
+    posts = [Post(agent="standup", key="a", kind="signal", dedupe=name, body="{}") for name in ("s1", "s2")]
+
+    def deliver() -> set[int]:
+        with store.database.begin() as connection:
+            return inbox.post(connection, posts, {("standup", "a"): session.id}, now=store.now)
+
+    deliver()
+    [first, _] = store.rows("SELECT id FROM inbox ORDER BY id")
+    store.commit(change(session, consumed=[first.id]))
+
+    assert deliver() == set()
+    rows = store.rows("SELECT dedupe, body, consumed_at IS NULL AS waits FROM inbox ORDER BY id")
+    assert [(row.dedupe, row.body, bool(row.waits)) for row in rows] == [
+        ("s1", None, False),
+        ("s2", "{}", True),
+    ]
+
+
 def test_an_event_is_put_into_an_inbox_once(store: Store) -> None:
     """What arrives twice, in one batch, in two, or in two threads, is there once; another session's copy is its own."""
     a, b = store.sessions("a", "b")
@@ -129,7 +168,7 @@ def test_a_skipped_occurrence_wakes_nobody(store: Store) -> None:
 
     assert found == set()
     with store.database.read() as connection:
-        [row] = queries.list_runs(connection, session=id)
+        [row] = queries.list_runs(connection)
     assert (row.status, row.skipped, row.skip_count) == ("cancelled", "misfire", 3)
 
 

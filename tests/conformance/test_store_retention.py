@@ -14,7 +14,7 @@ from tests.conformance.store_kit import EVERY_STORE, Store, make_stores, release
 
 from wakeloop.engine.journal import Kind as Line
 from wakeloop.engine.journal import Record
-from wakeloop.status import RunStatus
+from wakeloop.status import PARKED_RUN, RunStatus
 from wakeloop.store import chores, files, inbox, outbox, received, retention, schedules, schema
 from wakeloop.store.records import NewMessage, NewRun, Post
 from wakeloop.store.retention import Kind
@@ -31,6 +31,7 @@ def a_run(store: Store, key: str, status: RunStatus = RunStatus.COMPLETED, **fac
     """A run with a line in its journal, that ended now, or is open."""
     [session] = store.sessions(key)
     ended = None if status in (RunStatus.WAITING, RunStatus.QUEUED) else store.now
+    failure = "{}" if status in PARKED_RUN else None
     run = NewRun(id=store.id(), agent="standup", key=key, event="{}", **facts)
     with store.database.begin() as connection:
         inbox.queue_runs(connection, [run], {("standup", key): session}, now=store.now)
@@ -38,7 +39,11 @@ def a_run(store: Store, key: str, status: RunStatus = RunStatus.COMPLETED, **fac
     [held] = store.claim(session)
     record = Record(seq=1, op=1, kind=Line.STEP, name="fetch", at=store.now)
     store.commit(
-        release(held, runs={run.id: {"status": str(status), "ended_at": ended}}, records={run.id: [record]})
+        release(
+            held,
+            runs={run.id: {"status": str(status), "ended_at": ended, "failure": failure}},
+            records={run.id: [record]},
+        )
     )
     return run.id
 

@@ -155,7 +155,7 @@ def test_work_that_waits_is_told_with_what_to_do(project: Path, runtime: Runtime
     now = runtime.database.now()
     with runtime.database.begin() as connection:
         connection.execute(sa.update(schema.sessions).values(due_at=now - timedelta(minutes=10)))
-        connection.execute(sa.update(schema.runs).values(status="stuck"))
+        connection.execute(sa.update(schema.runs).values(status="stuck", failure="{}"))
         connection.execute(
             sa.insert(schema.messages).values(
                 id=(message := runtime.world.ids.new_id()),

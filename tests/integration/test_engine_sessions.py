@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tests.integration.engine_kit import ENGINE_POINTS, PEOPLE
 
 from wakeloop import Agent, ChildFailed, Context, Tick, agent, at, cron, every, on_message, on_signal, step
+from wakeloop.store import inbox, queries
 from wakeloop.testing import Simulation
 
 EFFECTS: list[Any] = []
@@ -530,3 +531,22 @@ def test_a_year_of_weekdays_with_replies_comes_out_right() -> None:
     ]
     hours = {(one.at.hour, one.at.minute) for one in outbox if one.text.startswith("Is ")}
     assert hours == {(22, 0), (21, 0)}
+
+
+def test_a_session_that_is_due_for_nothing_is_let_go() -> None:
+    """A session that was made for something that then did not come is looked at once, and sleeps."""
+
+    @agent()
+    async def idle(ctx: Context[None]) -> None:
+        await ctx.sleep(1)
+
+    with Simulation([idle]) as sim:
+        with sim._database.begin() as connection:
+            inbox.ensure_recipients(connection, [("idle", "default")], now=sim.now)
+
+        sim.advance(timedelta(days=1))
+
+        with sim._database.read() as connection:
+            row = queries.find_session(connection, "idle", "default")
+    assert row is not None
+    assert (row.owner, row.due_at, row.dispatches, row.token) == (None, None, 0, 1)

@@ -107,7 +107,7 @@ def test_parked_runs_deliveries_skips_and_listeners_are_counted(make_site: Calla
     runtime = site.runtime
     runtime.intake.start("echo", "x")
     now = runtime.database.now()
-    change(site, schema.runs, status="stuck", skipped="overlap", skip_count=4)
+    change(site, schema.runs, status="stuck", failure="{}", ended_at=now, skipped="overlap", skip_count=4)
     site.ask()
     with runtime.database.begin() as connection:
         connection.execute(

@@ -119,7 +119,7 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
                 yield {"id": n, "agent": f"agent{n % 20}", "key": f"k{n}", "created_at": LONG_AGO, "due_at": AHEAD + timedelta(seconds=n) if n > 20 else NOW}  # fmt: skip
             case "runs":
                 status = "waiting" if n <= SESSIONS else "failed" if n % 500 == 0 else "completed"
-                yield {"id": uuid(1, n), "session_id": session, "status": status, "event": "{}", "schedule_id": n % 10_000 + 1, "nominal": LONG_AGO + timedelta(seconds=n), "created_at": LONG_AGO, "ended_at": LONG_AGO + timedelta(seconds=n) if n > SESSIONS else None}  # fmt: skip
+                yield {"id": uuid(1, n), "session_id": session, "status": status, "event": "{}", "schedule_id": n % 10_000 + 1, "nominal": LONG_AGO + timedelta(seconds=n), "created_at": LONG_AGO, "ended_at": LONG_AGO + timedelta(seconds=n) if n > SESSIONS else None, "failure": "{}" if status == "failed" else None}  # fmt: skip
             case "journal":
                 yield {"run_id": run, "seq": n // RUNS + 1, "op": 1, "kind": "step", "name": "fetch", "ok": True, "at": LONG_AGO}  # fmt: skip
             case "conversation":
@@ -283,7 +283,6 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "erasure.requests_of": lambda c: erasure.requests_of(c, "c15", until=NOW),
     "erasure.runs_of": lambda c: erasure.runs_of(c, "c7", [7, 8], [uuid(1, 9)], until=NOW),
     "erasure.erase_runs": lambda c: [erasure.erase_runs(c, {uuid(1, 7): ("{}", None), uuid(1, 8): ("{}", "1")}, counting=counting) for counting in (True, False)],
-    "erasure.erase_inbox": lambda c: [erasure.erase_inbox(c, "c7", 7, counting=counting) for counting in (True, False)],
     "erasure.recipients_of": lambda c: erasure.recipients_of(c, uuid(4, 7)),
     "erasure.erase_request": lambda c: erasure.erase_request(c, uuid(4, 7), "c15", spec="{}", args=None, outcome=None),
     "erasure.comments": lambda c: erasure.comments(c, "c15"),
@@ -300,6 +299,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "grants.find": lambda c: grants.find(c, uuid(5, 7)),
     "grants.newest": lambda c: grants.newest(c, limit=20),
     "inbox.ensure_sessions": lambda c: inbox.ensure_sessions(c, [("agent1", "k1"), ("agent2", "k2"), ("agent3", "new")], now=NOW),
+    "inbox.ensure_recipients": lambda c: inbox.ensure_recipients(c, [("agent1", "k1"), ("agent4", "new")], now=NOW),
     "inbox.find_session": lambda c: inbox.find_session(c, "agent1", "k1"),
     "inbox.post": lambda c: inbox.post(c, [Post(agent="a", key="k", kind="signal", dedupe="d1")], {("a", "k"): 2}, now=NOW),
     "inbox.answer": lambda c: inbox.answer(c, [(3, uuid(1, 3), uuid(1, 4), "{}")], now=NOW),
@@ -410,7 +410,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "verifications.find": lambda c: verifications.find(c, "sms", "+7"),
     "verifications.verified": lambda c: verifications.verified(c, "sms", ["+7", "+8"]),
     "verifications.opted_out": lambda c: verifications.opted_out(c, "sms", ["+7", "+8"]),
-    "queries.list_runs": lambda c: (queries.list_runs(c, limit=20), queries.list_runs(c, session=7), queries.list_runs(c, statuses=["failed", "stuck"], limit=20)),
+    "queries.list_runs": lambda c: ([queries.list_runs(c, statuses=statuses, limit=20) for statuses in (None, ["failed", "stuck"], ["completed"])]),
+    "queries.open_runs": lambda c: queries.open_runs(c, 7),
     "queries.find_run": lambda c: queries.find_run(c, uuid(1, 7)),
     "queries.find_runs": lambda c: queries.find_runs(c, "0a"),
     "queries.list_sessions": lambda c: queries.list_sessions(c),

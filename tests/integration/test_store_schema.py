@@ -29,8 +29,10 @@ from wakeloop.errors import ConfigurationError, SchemaMismatch
 from wakeloop.links import Links
 from wakeloop.people import People
 from wakeloop.registry import Registry
-from wakeloop.store import due, inbox, migration, requests
+from wakeloop.status import OPEN_RUN, PARKED_RUN, RunStatus
+from wakeloop.store import due, exports, inbox, measures, migration, queries, requests, turns
 from wakeloop.store.database import Database
+from wakeloop.store.records import NewRun, Post
 from wakeloop.store.schema import Instant, metadata
 from wakeloop.world import World
 
@@ -100,6 +102,21 @@ def test_the_migrations_make_the_tables_of_the_code(make_database: MakeDatabase)
         connection.rollback()
 
     assert migrated == created
+
+
+def test_no_index_of_runs_names_what_changes_while_a_run_is_open() -> None:
+    """Where PostgreSQL finds room on a row's page, a run that starts, sleeps and wakes is written without its indexes."""
+    runs = metadata.tables["runs"]
+    changing = {"status", "started_at", "applied", "waits", "wake_at", "cancelling"}
+
+    named = {
+        str(index.name): {column.name for column in index.columns}
+        | set(str(index.dialect_options["postgresql"]["where"]).split())
+        for index in runs.indexes
+    }
+
+    assert {name: words & changing for name, words in named.items() if words & changing} == {}
+    assert {"ended_at", "failure"} <= set().union(*named.values())
 
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(make_database: MakeDatabase) -> None:
@@ -369,3 +386,50 @@ def test_an_open_question_of_the_first_schema_expires(upgraded: Database) -> Non
     }
     assert (item.kind, item.dedupe) == ("reply", f"settled:{WITH_END}")
     assert [person.open for person in people] == [False]
+
+
+def test_what_the_fifth_schema_held_is_found_by_the_narrower_indexes(make_database: MakeDatabase) -> None:
+    """Runs of every status are found as before, an occurrence is still queued once, and what was consumed is still
+    refused, though its body is gone."""
+    database = make_database()
+    database.use_clock(VirtualClock(NOW))
+    upgrade_to(database, "0005")
+    runs, items = metadata.tables["runs"], metadata.tables["inbox"]
+    ids = {status: UUID(int=number) for number, status in enumerate(RunStatus, start=1)}
+    with database.begin() as connection:
+        [session] = inbox.ensure_sessions(connection, [("standup", "a")], now=LONG_AGO).values()
+        for status, id in ids.items():
+            connection.execute(
+                sa.insert(runs).values(
+                    id=id, session_id=session, status=status, event="{}", created_at=LONG_AGO, schedule_id=1,
+                    nominal=LONG_AGO + timedelta(minutes=id.int), ended_at=None if status in OPEN_RUN else LONG_AGO,
+                    failure="{}" if status in PARKED_RUN else None,
+                )
+            )  # fmt: skip
+        common = {"session_id": session, "kind": "signal", "arrived_at": LONG_AGO}
+        connection.execute(sa.insert(items).values(**common, dedupe="old", body="{}", consumed_at=LONG_AGO))
+        connection.execute(sa.insert(items).values(**common, dedupe="new", body="{}"))
+
+    database.upgrade()
+
+    known = {("standup", "a"): session}
+    again = NewRun(id=UUID(int=99), agent="standup", key="a", event="{}", schedule_id=1, nominal=LONG_AGO + timedelta(minutes=1))  # fmt: skip
+    posts = [Post(agent="standup", key="a", kind="signal", dedupe=name, body="{}") for name in ("old", "new")]
+    with database.begin() as connection:
+        listed = {
+            status: [row.id for row in queries.list_runs(connection, statuses=[status])]
+            for status in RunStatus
+        }
+        loaded = {row.id for row in turns.load_open_runs(connection, [session])}
+        exported = {row.id for kind, row in exports.rows_of(connection, session) if kind == "run"}
+        parked = {row.status: row.number for row in measures.parked_runs(connection)}
+        queued = inbox.queue_runs(connection, [again], known, now=NOW)
+        posted = inbox.post(connection, posts, known, now=NOW)
+        bodies = {row.dedupe: row.body for row in connection.execute(sa.select(items))}
+
+    assert listed == {status: [id] for status, id in ids.items()}
+    assert loaded == {ids[status] for status in OPEN_RUN}
+    assert exported == set(ids.values())
+    assert parked == dict.fromkeys(PARKED_RUN, 1)
+    assert (queued, posted) == (set(), set())
+    assert bodies == {"old": None, "new": "{}"}

@@ -20,7 +20,6 @@ from wakeloop.store.schema import (
     deliveries,
     erasures,
     files,
-    inbox,
     journal,
     messages,
     received,
@@ -208,14 +207,6 @@ _ERASE_RUN = (
     .where(runs.c.id == sa.bindparam("run", type_=sa.Uuid()))
     .values(event=sa.bindparam("new_event"), result=sa.bindparam("new_result"), failure=None)
 )
-_ERASE_INBOX = (
-    sa.update(inbox)
-    .where(
-        inbox.c.session_id == sa.bindparam("session", type_=sa.BigInteger()), inbox.c.consumed_at.is_not(None),
-        inbox.c.body.like(_NAMED, escape="!"),
-    )
-    .values(body=None)
-)  # fmt: skip
 _RECIPIENTS = sa.select(recipients.c.contact).where(
     recipients.c.request_id == sa.bindparam("request", type_=sa.Uuid())
 )
@@ -288,12 +279,6 @@ def erase_runs(
             marked = None if result is None else MARKED_JSON
             connection.execute(_ERASE_RUN, {"run": id, "new_event": event, "new_result": marked})
     return {"journal": lines}
-
-
-def erase_inbox(connection: Connection, contact: str, session: int, *, counting: bool) -> dict[str, int]:
-    """Take away what a session was given of a contact's and has consumed."""
-    given = {"session": session, "named": _naming(contact)}
-    return {"inbox": _do(connection, _ERASE_INBOX, inbox, given, counting)}
 
 
 def recipients_of(connection: Connection, id: UUID) -> list[str]:

@@ -23,7 +23,7 @@ _FIND_SESSION = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where
     sessions.c.agent == sa.bindparam("agent"), sessions.c.key == sa.bindparam("key")
 )
 _INSERT_SESSIONS = Insert(
-    sessions, ("agent", "key", "created_at"), new=("agent", "key"), returning=("id", "agent", "key")
+    sessions, ("agent", "key", "created_at", "due_at"), new=("agent", "key"), returning=("id", "agent", "key")
 )
 _POST = Insert(
     inbox, ("session_id", "kind", "target", "dedupe", "body", "arrived_at"), new=("session_id", "dedupe"), returning=("session_id",)
@@ -53,17 +53,31 @@ def ensure_sessions(
     connection: Connection, names: Collection[tuple[str, str]], *, now: datetime
 ) -> dict[tuple[str, str], int]:
     """The ids of these sessions, by (agent, key); those that are not there yet are made, each once."""
+    return _ensure(connection, names, now=now, due_at=None)[0]
+
+
+def ensure_recipients(
+    connection: Connection, names: Collection[tuple[str, str]], *, now: datetime
+) -> tuple[dict[tuple[str, str], int], set[int]]:
+    """The same for sessions for which something arrives in this transaction; and which of them it makes. Those are due
+    from the beginning and need no `touch`."""
+    return _ensure(connection, names, now=now, due_at=now)
+
+
+def _ensure(
+    connection: Connection, names: Collection[tuple[str, str]], *, now: datetime, due_at: datetime | None
+) -> tuple[dict[tuple[str, str], int], set[int]]:
     ordered = sorted(names)
     if not ordered:
-        return {}
+        return {}, set()
     found = _find_sessions(connection, ordered)
     missing = [name for name in ordered if name not in found]
-    if missing:
-        rows = [{"agent": agent, "key": key, "created_at": now} for agent, key in missing]
-        found |= {(row.agent, row.key): row.id for row in _INSERT_SESSIONS(connection, rows)}
-        beaten = [name for name in missing if name not in found]
-        found |= _find_sessions(connection, beaten)
-    return found
+    if not missing:
+        return found, set()
+    rows = [{"agent": agent, "key": key, "created_at": now, "due_at": due_at} for agent, key in missing]
+    made = {(row.agent, row.key): row.id for row in _INSERT_SESSIONS(connection, rows)}
+    beaten = [name for name in missing if name not in made]
+    return found | made | _find_sessions(connection, beaten), set(made.values())
 
 
 def _find_sessions(connection: Connection, names: list[tuple[str, str]]) -> dict[tuple[str, str], int]:

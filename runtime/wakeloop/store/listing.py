@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from wakeloop.channel import CALLBACK_CHANNEL
 from wakeloop.status import OPEN_RUN
 from wakeloop.store.batches import among
+from wakeloop.store.queries import has_status
 from wakeloop.store.schema import (
     FAILED_DELIVERY,
     OPEN_REQUEST,
@@ -100,7 +101,7 @@ def find_requests(connection: Connection, fragment: str) -> list[UUID]:
 
 
 @functools.cache
-def _runs(agent: bool, status: bool, before: bool) -> sa.Select[Any]:
+def _runs(agent: bool, status: str | None, before: bool) -> sa.Select[Any]:
     statement = (
         sa.select(*runs.columns, sessions.c.agent, sessions.c.key)
         .join(sessions, sessions.c.id == runs.c.session_id)
@@ -109,8 +110,9 @@ def _runs(agent: bool, status: bool, before: bool) -> sa.Select[Any]:
     )
     if agent:
         statement = statement.where(sessions.c.agent == sa.bindparam("agent", type_=sa.Text()))
-    if status:
-        statement = statement.where(runs.c.status == sa.bindparam("status", type_=sa.Text()))
+    if status is not None:
+        given = runs.c.status == sa.bindparam("status", type_=sa.Text())
+        statement = statement.where(has_status(given, [status]))
     return statement.where(runs.c.id < _BEFORE) if before else statement
 
 
@@ -120,7 +122,7 @@ def runs_page(
 ) -> list[sa.Row[Any]]:  # fmt: skip
     """Runs with their sessions' agents and keys, by id, the greatest (of ids that we made: the newest) first."""
     parameters = {"agent": agent, "status": status, "before": before, "most": limit}
-    statement = _runs(agent is not None, status is not None, before is not None)
+    statement = _runs(agent is not None, status, before is not None)
     return list(
         connection.execute(
             statement, {name: value for name, value in parameters.items() if value is not None}

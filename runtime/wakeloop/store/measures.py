@@ -10,9 +10,17 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.status import PARKED_RUN
 from wakeloop.store.leases import REDISPATCH_DOUBLINGS, REDISPATCH_SECONDS
-from wakeloop.store.schema import OPEN_REQUEST, Instant, deliveries, listeners, requests, runs, sessions
+from wakeloop.store.schema import (
+    OPEN_REQUEST,
+    PARKED_RUNS,
+    Instant,
+    deliveries,
+    listeners,
+    requests,
+    runs,
+    sessions,
+)
 
 MOST = 50_000
 """What there is more of is counted as so many: a measurement must not cost more the worse things stand."""
@@ -41,17 +49,11 @@ _DUE = _counted(_SESSIONS.where(sessions.c.due_at <= _NOW), "dispatches", "held"
 _COMING = _counted(
     _SESSIONS.where(sessions.c.due_at > _NOW, sessions.c.due_at <= _HORIZON), "dispatches", "held"
 )
-_PARKED = sa.union_all(
-    *(
-        _counted(
-            sa.select(sessions.c.agent, runs.c.status, runs.c.created_at.label("at"))
-            .join(sessions, sessions.c.id == runs.c.session_id)
-            .where(runs.c.status == sa.literal_column(f"'{status}'"))
-            .order_by(runs.c.id.desc()),
-            "agent", "status",
-        )
-        for status in PARKED_RUN
-    )
+_PARKED = _counted(
+    sa.select(sessions.c.agent, runs.c.status, runs.c.created_at.label("at"))
+    .join(sessions, sessions.c.id == runs.c.session_id)
+    .where(PARKED_RUNS),
+    "agent", "status",
 )  # fmt: skip
 _AGE = sa.case(
     *(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.channel import CALLBACK_CHANNEL
-from wakeloop.status import RequestStatus
+from wakeloop.status import PARKED_RUN, RequestStatus
 from wakeloop.store.batches import among
 from wakeloop.store.schema import (
     FAILED_DELIVERY,
+    FAILED_RUNS,
     OPEN_RUNS,
     PENDING_EVENTS,
     deliveries,
@@ -36,27 +37,41 @@ _CONTACT = sa.bindparam("contact", type_=sa.Text())
 _MOST = sa.bindparam("most", type_=sa.Integer())
 
 
+def has_status(given: sa.ColumnElement[bool], statuses: Collection[str]) -> sa.ColumnElement[bool]:
+    """That a run has a given status, which is one of these: said so that an index leads to parked runs, of which there are
+    few."""
+    return sa.and_(given, FAILED_RUNS) if set(PARKED_RUN).issuperset(statuses) else given
+
+
 @functools.cache
-def _list_runs(agent: bool, session: bool, statuses: bool, limit: bool) -> sa.Select[Any]:
+def _list_runs(agent: bool, statuses: frozenset[str] | None, limit: bool) -> sa.Select[Any]:
     statement = _RUNS.order_by(runs.c.id.desc())
     if agent:
         statement = statement.where(sessions.c.agent == _AGENT)
-    if session:
-        statement = statement.where(runs.c.session_id == _SESSION)
-    if statuses:
-        statement = statement.where(among(runs.c.status, "statuses"))
+    if statuses is not None:
+        statement = statement.where(has_status(among(runs.c.status, "statuses"), statuses))
     return statement.limit(_MOST) if limit else statement
 
 
 def list_runs(
-    connection: Connection, *, agent: str | None = None, session: int | None = None,
-    statuses: Sequence[str] | None = None, limit: int | None = None,
+    connection: Connection, *, agent: str | None = None, statuses: Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> list[sa.Row[Any]]:  # fmt: skip
-    """Runs with their sessions' agents and keys, newest first."""
-    facts = {"agent": agent, "session": session, "statuses": statuses, "most": limit}
-    statement = _list_runs(*(fact is not None for fact in facts.values()))
+    """Runs with their sessions' agents and keys, newest first. There is no index by status, except of parked ones: of
+    others that are few among the newest, many runs are looked at."""
+    facts = {"agent": agent, "statuses": statuses, "most": limit}
+    chosen = None if statuses is None else frozenset(statuses)
+    statement = _list_runs(agent is not None, chosen, limit is not None)
     given = {name: fact for name, fact in facts.items() if fact is not None}
     return list(connection.execute(statement, given))
+
+
+_OPEN_RUNS = _RUNS.where(runs.c.session_id == _SESSION, OPEN_RUNS).order_by(runs.c.id.desc())
+
+
+def open_runs(connection: Connection, session: int) -> list[sa.Row[Any]]:
+    """The open runs of a session, newest first."""
+    return list(connection.execute(_OPEN_RUNS, {"session": session}))
 
 
 _FIND_RUN = _RUNS.where(runs.c.id == sa.bindparam("run"))

@@ -85,7 +85,7 @@ def park(connection: Connection, refused: SessionCommit, failure: str, *, now: d
         connection.execute(sa.insert(runs).values(**facts, started_at=now, **values))
     if refused.new_runs:
         untargeted = inbox.c.id.in_(refused.consumed), inbox.c.target.is_(None)
-        connection.execute(sa.update(inbox).where(*untargeted).values(consumed_at=now))
+        connection.execute(sa.update(inbox).where(*untargeted).values(consumed_at=now, body=None))
     connection.execute(
         sa.update(sessions)
         .where(sessions.c.id == session.id)

@@ -97,9 +97,15 @@ sessions = Table(
     ),
 )
 
-OPEN_RUNS = text("status IN ('queued', 'running', 'waiting')")
-PARKED_RUNS = text("status IN ('failed', 'stuck')")
-OVER_RUNS = text("status IN ('completed', 'cancelled')")
+# A run has `ended_at` as long as it is not open, and `failure` while it is parked. Indexes and their conditions name
+# these and never `status`: what changes while a run is open is then in no index, and PostgreSQL can write it without
+# touching one.
+OPEN_RUNS = text("ended_at IS NULL")
+ENDED_RUNS = text("ended_at IS NOT NULL")
+FAILED_RUNS = text("failure IS NOT NULL")
+PARKED_RUNS = text("failure IS NOT NULL AND status IN ('failed', 'stuck')")
+OVER_RUNS = text("ended_at IS NOT NULL AND status IN ('completed', 'cancelled')")
+OCCURRENCE = text("schedule_id IS NOT NULL")
 
 runs = Table(
     "runs",
@@ -123,12 +129,17 @@ runs = Table(
     Column("cancelling", Boolean, nullable=False, server_default=text("false")),
     Column("result", Text),
     Column("failure", Text),
-    UniqueConstraint("schedule_id", "nominal"),
-    Index("ix_runs_open", "session_id", postgresql_where=OPEN_RUNS, sqlite_where=OPEN_RUNS),
-    Index("ix_runs_parked", "session_id", postgresql_where=PARKED_RUNS, sqlite_where=PARKED_RUNS),
-    Index("ix_runs_over", "ended_at", "id", postgresql_where=OVER_RUNS, sqlite_where=OVER_RUNS),
-    Index("ix_runs_session_id", "session_id", "id"),
-    Index("ix_runs_status", "status", "id"),
+    Index(
+        "ix_runs_occurrence",
+        "schedule_id",
+        "nominal",
+        unique=True,
+        postgresql_where=OCCURRENCE,
+        sqlite_where=OCCURRENCE,
+    ),
+    Index("ix_runs_session_id", "session_id", "ended_at"),
+    Index("ix_runs_ended_at", "ended_at", "id", postgresql_where=ENDED_RUNS, sqlite_where=ENDED_RUNS),
+    Index("ix_runs_failed", "session_id", postgresql_where=FAILED_RUNS, sqlite_where=FAILED_RUNS),
 )
 
 journal = Table(

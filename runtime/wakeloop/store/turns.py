@@ -72,7 +72,9 @@ _UPDATE_SESSIONS = Update(
 _INSERT_RUNS = Insert(runs, _RUN_COLUMNS)
 _INSERT_JOURNAL = Insert(journal, ("run_id", "seq", "op", "kind", "name", "ok", "value", "at"))
 _CONSUME = (
-    sa.update(inbox).where(among(inbox.c.id, "ids")).values(consumed_at=sa.bindparam("now", type_=Instant()))
+    sa.update(inbox)
+    .where(among(inbox.c.id, "ids"))
+    .values(consumed_at=sa.bindparam("now", type_=Instant()), body=None)
 )
 _RETARGET = Update(inbox, "id", ("target",))
 _DELETE_RECEIVERS = sa.delete(receivers).where(among(receivers.c.run_id, "runs"))
@@ -164,7 +166,7 @@ def commit(
         return []
     foreign = {(run.agent, run.key) for one in commits for run in one.spawned}
     foreign |= {(post.agent, post.key) for one in commits for post in one.posts}
-    known = arrivals.ensure_sessions(connection, foreign, now=now)
+    known, made = arrivals.ensure_recipients(connection, foreign, now=now)
     for one in commits:
         if one.cancelled_wakeups:
             refs = {"session": one.session.id, "refs": one.cancelled_wakeups}
@@ -200,13 +202,14 @@ def commit(
         )  # fmt: skip
     if writing:
         _UPDATE_SESSIONS(connection, changes)
-        _write(connection, writing, known, now)
+        _write(connection, writing, known, made, now)
     return results
 
 
 def _write(
-    connection: Connection, commits: list[SessionCommit], known: dict[tuple[str, str], int], now: datetime
-) -> None:
+    connection: Connection, commits: list[SessionCommit], known: dict[tuple[str, str], int], made: set[int],
+    now: datetime,
+) -> None:  # fmt: skip
     _INSERT_RUNS(connection, [_run_values(run) for one in commits for run in one.new_runs])
     by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for one in commits:
@@ -243,7 +246,7 @@ def _write(
     spawned = [run for one in commits for run in one.spawned]
     arrived |= arrivals.queue_runs(connection, spawned, known, now=now)
     arrived |= arrivals.answer(connection, [answer for one in commits for answer in one.answers], now=now)
-    arrivals.touch(connection, arrived, now=now)
+    arrivals.touch(connection, arrived - made, now=now)
 
 
 def _run_values(run: RunRow) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def get_session(
         row = queries.find_session(connection, agent, key)
         if row is None:
             raise NotFound(f"there is no session {agent}/{key}")
-        runs = queries.list_runs(connection, session=row.id, statuses=[str(one) for one in OPEN_RUN])
+        runs = queries.open_runs(connection, row.id)
         messages = [
             message_view(one) for one in listing.last_messages(connection, row.id, limit=MESSAGES_SHOWN)
         ]
