@@ -80,7 +80,8 @@ class Executor:
     recorded be seen, and go on until nothing more can happen; then start the steps that were asked for. So commits of
     concurrent runs are grouped by themselves, and nobody waits for a batch to fill.
 
-    `cycle` does one; `run` does them in a thread until `stop`. `committed` is called after each transaction.
+    `cycle` does one; `run` does them in a thread until `stop`. `committed` is called after each transaction, with the
+    time at which the first of what it made due is due.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Executor:
         world: World,
         steps: StepRunner,
         lease_seconds: float,
-        committed: Callable[[], None] = lambda: None,
+        committed: Callable[[datetime | None], None] = lambda due: None,
         chance: random.Random | None = None,
         retry_seconds: float | None = None,
     ) -> None:
@@ -280,7 +281,7 @@ class Executor:
         self._take_up(loaded, now)
         if commits:
             self._poke_receivers(commits)
-            self._committed()
+            self._committed(_first_due(commits, results, now))
 
     def _refused(self, commits: list[SessionCommit], others: list[int], error: Exception) -> None:
         """The database is there, and takes everything but this: park the runs that it is about, with the reason, so
@@ -513,6 +514,21 @@ def _collect_garbage_seldom() -> None:
     if 0 < often < GARBAGE_THRESHOLD:
         gc.freeze()
         gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+
+
+def _first_due(
+    commits: Sequence[SessionCommit], results: Iterable[Committed], now: datetime
+) -> datetime | None:
+    """When the first of what these commits made due for others, or for sessions that were let go, is due."""
+    if any(
+        one.posts or one.spawned or one.answers or one.messages or one.requests or one.settlements
+        or one.wakeups or one.closed_runs
+        for one in commits
+    ):  # fmt: skip
+        return now
+    released = {result.session_id for result in results if result.released}
+    dues = [one.due_at for one in commits if one.due_at is not None and one.session.id in released]
+    return min(dues, default=None)
 
 
 def _cause(error: Exception) -> str:

@@ -31,9 +31,10 @@ log = get_logger("wakeloop.timers")
 
 BATCH = 1000
 FEW = 20
-"""Up to so many due sessions of an agent get a message each, so that Flower shows them one by one."""
+"""Up to so many due sessions of an agent get a message each within FLOW_SECONDS, so that Flower shows them one by one."""
 MANY = 50
-"""Beyond that, so many share one."""
+"""Beyond that, up to so many share one."""
+FLOW_SECONDS = 1.0
 POLL_SECONDS = 1.0
 BUSY_SECONDS = 10.0
 """A worker that always finds something due does what can wait at least so often."""
@@ -52,6 +53,16 @@ class Swept:
     def is_empty(self) -> bool:
         return not self.turns and not self.deliveries and not self.requests
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be more than a batch of something."""
+        return max(len(self.sessions), len(self.deliveries)) >= BATCH
+
+    @property
+    def sessions(self) -> list[int]:
+        """The sessions that are to have turns."""
+        return [session for message in self.turns for session in message.sessions]
+
 
 class Timers:
     """Fires schedules, and claims sessions and deliveries that are due.
@@ -65,6 +76,7 @@ class Timers:
         self._database = database
         self._world = world
         self._desk = desk
+        self._flow: dict[str, tuple[float, int]] = {}
 
     def sync_schedules(self) -> None:
         """Make the store's schedules those of the agents' code: new ones count from now, those that are gone end.
@@ -119,21 +131,23 @@ class Timers:
     def sweep(self) -> Swept:
         """Claim what is due now, at most a batch of each kind. With nothing due, nothing is locked."""
         agents = self._world.registry.names
-        with self._database.read() as connection:
+        with self._database.lone() as connection:
             found = due.look(connection, now=self._database.now())
         if found.is_empty:
             return Swept(turns=[], deliveries=[], next_due=found.next)
-        worked = 0
+        worked = fired = 0
         if found.requests:
             with self._database.begin() as connection:
                 worked = self._desk.sweep(connection, now=self._database.now())
-        with self._database.begin() as connection:
+        if found.schedules:
+            with self._database.begin() as connection:
+                fired = self._fire(connection, agents, self._database.now())
+        ready = []
+        deliveries: list[UUID] = []
+        with self._database.lone() as connection:
             now = self._database.now()
-            fired = self._fire(connection, agents, now) if found.schedules else 0
-            ready = []
             if found.sessions or worked or fired:
                 ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
-            deliveries: list[UUID] = []
             if found.deliveries or worked:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
             if found.amendments or worked:
@@ -199,6 +213,11 @@ class Timers:
             **skip,
         )
 
+    def take_back(self, swept: Swept) -> None:
+        """Make due again what a sweep claimed of sessions, and nobody has taken up; deliveries come again by themselves."""
+        with self._database.lone() as connection:
+            leases.take_back(connection, swept.sessions, now=self._database.now())
+
     def next_due(self) -> datetime | None:
         """When the next thing is due, of what is not due yet."""
         with self._database.read() as connection:
@@ -217,7 +236,7 @@ class Timers:
             by_agent[agent].append((id, f"{agent}/{key}"))
         messages = []
         for agent, found in by_agent.items():
-            size = 1 if len(found) <= FEW else MANY
+            size = 1 if self._passed(agent, len(found)) <= FEW else MANY
             queue = self._world.registry.get(agent).queue
             for start in range(0, len(found), size):
                 part = found[start : start + size]
@@ -230,6 +249,15 @@ class Timers:
                     )
                 )
         return messages
+
+    def _passed(self, agent: str, count: int) -> int:
+        """How many sessions of an agent were handed over within FLOW_SECONDS, so many more among them."""
+        now = time.monotonic()
+        began, before = self._flow.get(agent, (now, 0))
+        if now - began > FLOW_SECONDS:
+            began, before = now, 0
+        self._flow[agent] = (began, before + count)
+        return before + count
 
 
 class TimerThread:
@@ -252,6 +280,8 @@ class TimerThread:
         self._tidy = tidy
         self._tidied = time.monotonic()
         self._nudged = threading.Event()
+        # When it looks next, if it is waiting for that.
+        self._until: datetime | None = None
         self._stopping = False
         self._in_trouble = False
         self._thread = threading.Thread(target=self._run, name="wakeloop-timers", daemon=True)
@@ -260,9 +290,11 @@ class TimerThread:
         """Start sweeping."""
         self._thread.start()
 
-    def nudge(self) -> None:
-        """Something may be due earlier than was known. From any thread."""
-        self._nudged.set()
+    def nudge(self, due: datetime | None = None) -> None:
+        """Something may be due earlier than was known: now, or at `due`. From any thread."""
+        until = self._until
+        if due is None or until is None or due < until:
+            self._nudged.set()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop sweeping; waits at most `timeout` seconds for a sweep under way."""
@@ -274,6 +306,7 @@ class TimerThread:
         while not self._stopping:
             wait = self._guarded(self._round)
             self._nudged.wait(wait)
+            self._until = None
 
     def _round(self) -> float:
         self._nudged.clear()
@@ -285,9 +318,10 @@ class TimerThread:
         if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
             self._tidied = time.monotonic()
             self._tidy()
-        if swept.next_due is None:
-            return POLL_SECONDS
-        return min(POLL_SECONDS, max(0.0, (swept.next_due - self._database.now()) / timedelta(seconds=1)))
+        now = self._database.now()
+        latest = now + timedelta(seconds=POLL_SECONDS)
+        self._until = latest if swept.next_due is None else min(latest, max(now, swept.next_due))
+        return (self._until - now) / timedelta(seconds=1)
 
     def _guarded(self, work: Callable[[], float]) -> float:
         try:

@@ -84,6 +84,11 @@ _CLAIM_DUE = Taking(
     returning=(sessions.c.id, sessions.c.agent, sessions.c.key),
     skip_locked=True,
 )
+_TAKE_BACK = Taking(
+    sessions,
+    _THESE.where(sessions.c.owner.is_(None), sessions.c.dispatches > 0),
+    {"due_at": _NOW, "dispatches": sessions.c.dispatches - 1},
+)
 _RECOVER = Taking(
     sessions,
     sa.select(sessions.c.id)
@@ -131,6 +136,12 @@ def claim_due(
         connection, {"now": now, "agents": sorted(agents), "most": limit, **redispatch_times(now)}
     )
     return sorted((row.id, row.agent, row.key) for row in rows)
+
+
+def take_back(connection: Connection, ids: Collection[int], *, now: datetime) -> None:
+    """Undo the dispatch of these sessions, as far as nobody has taken them up: they are due now."""
+    if ids:
+        _TAKE_BACK(connection, {"ids": sorted(ids), "now": now})
 
 
 def recover(connection: Connection, *, now: datetime) -> None:
