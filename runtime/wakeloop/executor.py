@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import queue
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +18,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import crashpoints, meters, progress
+from wakeloop.alive import new_owner
 from wakeloop.engine.failures import describe
 from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.logs import get_logger
@@ -98,7 +97,7 @@ class Executor:
         """Args: lease_seconds: how long a session is ours without a sign of life. retry_seconds: how long to try again
         while the database is away, before what is in memory is given up (by default the lease's length)."""
         self.world = world
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{random.SystemRandom().getrandbits(32):08x}"
+        self.owner = new_owner()
         self._database = database
         self._steps = steps
         self._lease = timedelta(seconds=lease_seconds)

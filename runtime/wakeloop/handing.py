@@ -29,6 +29,11 @@ class Handing:
         self._pause_until = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="wakeloop-handing", daemon=True)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether everything is left to the workers for now."""
+        return time.monotonic() < self._pause_until
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -49,7 +54,7 @@ class Handing:
             if self._stopping:
                 return
             self._nudged.clear()
-            if time.monotonic() >= self._pause_until:
+            if not self.is_paused:
                 try:
                     self._hand_over()
                 except Exception as error:

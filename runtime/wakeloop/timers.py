@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import calendar, crashpoints, meters
+from wakeloop.alive import is_dead
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
@@ -24,7 +25,7 @@ from wakeloop.store import amendments, due, leases, outbox, schedules
 from wakeloop.store.database import Database
 from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
 from wakeloop.store.records import NewRun
-from wakeloop.triggers import Cron, Schedule, dump_schedule, load_schedule
+from wakeloop.triggers import Cron, Every, Schedule, dump_schedule, load_schedule
 from wakeloop.world import World
 
 log = get_logger("wakeloop.timers")
@@ -166,12 +167,22 @@ class Timers:
         rows = schedules.claim_due(connection, now=now, agents=agents, limit=BATCH)
         new: list[NewRun] = []
         moved: list[Mapping[str, Any]] = []
+        # Many of a minute are alike, and only an anchor or a jitter makes one differ from another.
+        plans: dict[tuple[Any, ...], calendar.Plan] = {}
         for row in rows:
             meters.lateness("schedule", row.due_at, now)
             schedule = load_schedule(row.spec)
-            plan = calendar.plan(
-                schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
+            alike = (
+                row.spec,
+                row.nominal,
+                row.anchor if isinstance(schedule, Every) else None,
+                row.ref if schedule.jitter else None,
             )
+            plan = plans.get(alike)
+            if plan is None:
+                plan = plans[alike] = calendar.plan(
+                    schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
+                )
             new.extend(self._runs_of(row, schedule, plan, now))
             next_at = calendar.jittered(schedule, row.ref, plan.next) if plan.next is not None else None
             moved.append({"id": row.id, "nominal": plan.next, "due_at": next_at})
@@ -217,6 +228,20 @@ class Timers:
         """Make due again what a sweep claimed of sessions, and nobody has taken up; deliveries come again by themselves."""
         with self._database.lone() as connection:
             leases.take_back(connection, swept.sessions, now=self._database.now())
+
+    def relieve(self, lease_seconds: float) -> int:
+        """End the leases of workers of this machine that have died: their sessions are due now, not when the lease runs
+        out. How many there were. A worker that is alive, or of which that cannot be known, keeps what it has."""
+        with self._database.lone() as connection:
+            now = self._database.now()
+            until = now + timedelta(seconds=lease_seconds)
+            dead = [owner for owner in leases.holders(connection, now=now, until=until) if is_dead(owner)]
+            count = leases.end(connection, dead, now=now, until=until)
+        if count:
+            log.warning(
+                "workers have died; what they held is taken up", owners=", ".join(dead), sessions=count
+            )
+        return count
 
     def next_due(self) -> datetime | None:
         """When the next thing is due, of what is not due yet."""
@@ -271,12 +296,16 @@ class TimerThread:
         timers: Timers,
         database: Database,
         dispatcher: Dispatcher,
+        lease_seconds: float = 0.0,
         tidy: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args: tidy: a little work that can wait, done when nothing was due, and now and then although something was."""
+        """Args: lease_seconds: how long leases are, for those of workers that die; 0 leaves all to run out. tidy: a
+        little work that can wait, done when nothing was due, and now and then although something was."""
         self._timers = timers
         self._database = database
         self._dispatcher = dispatcher
+        self._lease_seconds = lease_seconds
+        self._relieved = float("-inf")
         self._tidy = tidy
         self._tidied = time.monotonic()
         self._nudged = threading.Event()
@@ -289,6 +318,11 @@ class TimerThread:
     def start(self) -> None:
         """Start sweeping."""
         self._thread.start()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for the next time, or for a nudge."""
+        return self._until is not None and not self._nudged.is_set()
 
     def nudge(self, due: datetime | None = None) -> None:
         """Something may be due earlier than was known: now, or at `due`. From any thread."""
@@ -310,6 +344,9 @@ class TimerThread:
 
     def _round(self) -> float:
         self._nudged.clear()
+        if self._lease_seconds and time.monotonic() - self._relieved >= POLL_SECONDS:
+            self._relieved = time.monotonic()
+            self._timers.relieve(self._lease_seconds)
         swept = self._timers.sweep()
         if swept.turns:
             self._dispatcher.turns(swept.turns)

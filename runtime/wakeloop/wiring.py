@@ -225,7 +225,11 @@ class Runtime:
             self.listeners.recover()
         self.timers.sync_schedules()
         self._timer_thread = TimerThread(
-            timers=self.timers, database=self.database, dispatcher=dispatcher, tidy=self.retention.step
+            timers=self.timers,
+            database=self.database,
+            dispatcher=dispatcher,
+            lease_seconds=self.settings.lease_seconds,
+            tidy=self.retention.step,
         )
         self._timer_thread.start()
         if self.settings.metrics_port:
