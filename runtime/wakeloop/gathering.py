@@ -47,6 +47,11 @@ class Gathering(Generic[T, R]):
         self._waiting: list[_Place[T, R]] = []
         self._busy = False
 
+    @property
+    def waiting(self) -> int:
+        """How many items wait while others are done."""
+        return len(self._waiting)
+
     def do(self, item: T) -> R:
         """The result of one item; raises what `work` raises for it."""
         mine: _Place[T, R] = _Place(item)

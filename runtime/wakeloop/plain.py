@@ -44,7 +44,6 @@ def is_plain(incoming: Incoming) -> bool:
         or incoming.token is not None
         or incoming.files
         or incoming.attachments
-        or incoming.auth is not None
         or codes(incoming.text)
         or verifications.may_be_code(incoming.text.strip())
     )

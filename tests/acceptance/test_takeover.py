@@ -14,6 +14,7 @@ from tests.servers import Postgres, Program, Redis, free_port
 pytestmark = pytest.mark.timeout(300)
 
 LEASE_SECONDS = 120
+HELD = 6
 
 AGENTS = """
 import asyncio
@@ -58,19 +59,19 @@ def test_steps_of_a_worker_that_was_killed_go_on_long_before_its_lease_is_over(p
     """Another worker of the machine sees that the process is gone; what itself is in the middle of, it goes on with."""
     with plant.worker("first") as first:
         first.wait_for("ready.")
-        for number in range(10):
+        for number in range(HELD):
             plant.start("holder", f"held-{number}", key=str(number))
-        _wait_for_effects(plant, 10)
+        _wait_for_effects(plant, HELD)
         with plant.worker("second") as second:
             second.wait_for("ready.")
             before = plant.effects_of("held-")
             first.kill()
             begun = time.monotonic()
-            runs = plant.wait_until_over("holder", 10, seconds=LEASE_SECONDS / 2)
+            runs = plant.wait_until_over("holder", HELD, seconds=LEASE_SECONDS / 2)
             taken = time.monotonic() - begun
 
     assert set(before.values()) == {1}
-    assert Counter(run.status for run in runs) == {"completed": 10}
+    assert Counter(run.status for run in runs) == {"completed": HELD}
     assert set(plant.effects_of("held-").values()) == {2}
     assert taken < LEASE_SECONDS / 2
 
