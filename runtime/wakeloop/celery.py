@@ -6,15 +6,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .celery_app import App
+    from .dispatch import Host
+    from .settings import Settings
 
 
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .celery_app import log_json, make_app
+    from .celery_app import log_json
     from .flower_guard import guard_flower
     from .wiring import load_settings, make_host
 
@@ -26,15 +32,22 @@ def __getattr__(name: str) -> Any:
         raise SystemExit(1) from error
     if settings.log_format == "json":
         log_json()
-    app = make_app(
+    app = celery_app(settings, lambda: make_host(settings))
+    guard_flower(app)
+    globals()["app"] = app
+    return app
+
+
+def celery_app(settings: Settings, host: Callable[[], Host]) -> App:
+    """The app of these settings."""
+    from .celery_app import make_app
+
+    return make_app(
         settings.broker_url,
         queue=settings.queue,
         concurrency=settings.worker_concurrency,
-        host=lambda: make_host(settings),
+        host=host,
         grace=settings.stop_grace_seconds,
         key_prefix=settings.broker_key_prefix,
         sentinel_master=settings.broker_sentinel_master,
     )
-    guard_flower(app)
-    globals()["app"] = app
-    return app

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import queue
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +18,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import conversation, crashpoints, meters, progress
+from wakeloop.alive import new_owner
 from wakeloop.engine.failures import describe
 from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.logs import get_logger
@@ -83,7 +82,8 @@ class Executor:
     recorded be seen, and go on until nothing more can happen; then start the steps that were asked for. So commits of
     concurrent runs are grouped by themselves, and nobody waits for a batch to fill.
 
-    `cycle` does one; `run` does them in a thread until `stop`. `committed` is called after each transaction.
+    `cycle` does one; `run` does them in a thread until `stop`. `committed` is called after each transaction, with the
+    time at which the first of what it made due is due.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class Executor:
         world: World,
         steps: StepRunner,
         lease_seconds: float,
-        committed: Callable[[], None] = lambda: None,
+        committed: Callable[[datetime | None], None] = lambda due: None,
         chance: random.Random | None = None,
         retry_seconds: float | None = None,
     ) -> None:
         """Args: lease_seconds: how long a session is ours without a sign of life. retry_seconds: how long to try again
         while the database is away, before what is in memory is given up (by default the lease's length)."""
         self.world = world
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{random.SystemRandom().getrandbits(32):08x}"
+        self.owner = new_owner()
         self._database = database
         self._steps = steps
         self._lease = timedelta(seconds=lease_seconds)
@@ -292,7 +292,7 @@ class Executor:
         self._take_up(loaded, now)
         if commits:
             self._poke_receivers(commits)
-            self._committed()
+            self._committed(_first_due(commits, results, now))
 
     def _refused(self, commits: list[SessionCommit], others: list[int], error: Exception) -> None:
         """The database is there, and takes everything but this: park the runs that it is about, with the reason, so
@@ -548,6 +548,21 @@ def _collect_garbage_seldom() -> None:
     if 0 < often < GARBAGE_THRESHOLD:
         gc.freeze()
         gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+
+
+def _first_due(
+    commits: Sequence[SessionCommit], results: Iterable[Committed], now: datetime
+) -> datetime | None:
+    """When the first of what these commits made due for others, or for sessions that were let go, is due."""
+    if any(
+        one.posts or one.spawned or one.answers or one.messages or one.requests or one.settlements
+        or one.wakeups or one.closed_runs
+        for one in commits
+    ):  # fmt: skip
+        return now
+    released = {result.session_id for result in results if result.released}
+    dues = [one.due_at for one in commits if one.due_at is not None and one.session.id in released]
+    return min(dues, default=None)
 
 
 def _cause(error: Exception) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic_core import to_json
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from wakeloop import crashpoints
 from wakeloop.attachments import KEPT
@@ -27,11 +28,13 @@ from wakeloop.channel import (
 from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES
 from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
 from wakeloop.events import Attachment, Call, Signal, dump_event
+from wakeloop.gathering import Gathering
 from wakeloop.logs import get_logger
 from wakeloop.outbox import Outbox
+from wakeloop.plain import REPEATED, Plain, is_plain, rounds, route
 from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing, storable
 from wakeloop.store import files, inbox, outbox, queries, received
-from wakeloop.store.database import Database
+from wakeloop.store.database import Database, is_outage
 from wakeloop.store.records import NewRun, Post
 from wakeloop.world import World, signal_posts
 
@@ -49,6 +52,9 @@ before whoever sent the message has recorded the provider's answer."""
 
 FILES_LIMIT_BYTES = 20 * 1024 * 1024
 """How large the files of one message may be together."""
+
+TOGETHER = 100
+"""So many plain messages that come at the same time share a transaction."""
 
 NAME_LIMIT = 200
 _CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]{1,100}/[\w!#$&^.+-]{1,100}", re.ASCII)
@@ -83,6 +89,7 @@ class Intake:
         self._changed = changed
         self._files_limit = files_limit
         self._report_seconds = report_seconds
+        self._plain = Gathering(self._take_plain, most=TOGETHER, concerns_all=_is_outage)
 
     # ------------------------------------------------------------------ calls and signals
 
@@ -240,6 +247,12 @@ class Intake:
         contacts = (contact,) if contact is not None else self._world.people.by_address(channel, address)
         contact = contacts[0] if len(contacts) == 1 else None
         raw = to_json(dict(incoming.raw) or {"text": incoming.text}, serialize_unknown=True).decode()
+        if contact is not None and is_plain(incoming):
+            message = Plain(channel=channel, address=address, contact=contact, incoming=incoming, raw=raw)
+            found = self._plain.do(message)
+            if found is not None:
+                log.info("message in", channel=channel, contact=contact, outcome=found)
+                return found
 
         def work(connection: Connection, now: datetime) -> str:
             id = received.record(
@@ -254,7 +267,7 @@ class Intake:
                 reply_to=incoming.reply_to,
             )
             if id is None:
-                return "a repetition of what is recorded already"
+                return REPEATED
             message_id = self._world.ids.new_id()
             attachments, left_out = self._keep_files(connection, channel, message_id, incoming, now)
             message = Arrived(
@@ -268,6 +281,18 @@ class Intake:
         outcome = self._transact(work)
         log.info("message in", channel=channel, contact=contact, outcome=outcome)
         return outcome
+
+    def _take_plain(self, messages: Sequence[Plain]) -> list[str | None]:
+        found: dict[int, str | None] = {}
+        for some in rounds(messages):
+            found |= zip(map(id, some), self._take_round(some), strict=True)
+        return [found[id(message)] for message in messages]
+
+    def _take_round(self, messages: Sequence[Plain]) -> list[str | None]:
+        def work(connection: Connection, now: datetime) -> list[str | None]:
+            return route(connection, self._world, messages, now=now)
+
+        return self._transact(work)
 
     def _route(self, message: Arrived, contact: str | None, contacts: list[str]) -> str:
         if message.incoming.automatic:
@@ -295,6 +320,10 @@ class Intake:
             attached.append(Attachment(url=f"{KEPT}{id}", name=name, content_type=kind, channel=channel))
         files.add(connection, message_id, kept, now=now)
         return tuple(attached), left_out
+
+
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, SQLAlchemyError) and is_outage(error)
 
 
 def _amends(channel: Channel) -> bool:

@@ -82,6 +82,13 @@ class Arrived:
         """What was filled in, likewise."""
         return {storable(name): storable(value) for name, value in (self.incoming.values or {}).items()}
 
+    def event(self, contact: str, text: str) -> Message:
+        """The event that it is for a session."""
+        return Message(
+            id=str(self.id), text=text, from_=contact, channel=self.channel, at=self.now, subject=self.subject,
+            attachments=self.attachments, vouched=self.incoming.vouched,
+        )  # fmt: skip
+
     @property
     def pressed(self) -> tuple[UUID, str, str | None] | None:
         """The request whose button was pressed, what that stands for, and the call that its message showed, if it is one."""
@@ -197,7 +204,7 @@ class Routing:
 
     def _coded(self, message: Arrived, contact: str, by_code: dict[str, UUID]) -> tuple[UUID, str] | None:
         """The request whose code a text names. Codes are used again: an open request comes before one that has ended."""
-        found = _codes(message.text)
+        found = codes(message.text)
         for code, rest in found:
             if code in by_code:
                 return by_code[code], rest
@@ -272,7 +279,7 @@ class Routing:
     def _to_session(self, message: Arrived, contact: str) -> str:
         """The session that waits for this person, or the agents that take messages."""
         connection = message.connection
-        event = self._event(message, contact, message.text)
+        event = message.event(contact, message.text)
         candidates = self._threads(message) or self._waiting(message, contact)
         candidates = candidates or [(agent.name, key) for agent, key in self._world.registry.takers(event)]
         addressed = _ADDRESSEE.match(message.text)
@@ -280,7 +287,7 @@ class Routing:
             chosen = [name for name in candidates if name[0].casefold() == addressed[1].casefold()]
             if len(chosen) == 1:
                 candidates = chosen
-                event = self._event(message, contact, addressed[2])
+                event = message.event(contact, addressed[2])
         if len(candidates) > 1:
             self._keep(message, contact, None)
             names = ", ".join(sorted({agent for agent, _ in candidates}))
@@ -315,7 +322,7 @@ class Routing:
 
     def _is_wanted(self, message: Arrived, contact: str) -> bool:
         """Whether a run waits for what this contact writes, or an agent takes it."""
-        event = self._event(message, contact, message.text)
+        event = message.event(contact, message.text)
         return bool(self._waiting(message, contact) or self._world.registry.takers(event))
 
     def _left_over(self, message: Arrived, contact: str) -> str:
@@ -339,12 +346,6 @@ class Routing:
             return False
         outbox.set_opt_out(message.connection, message.channel, message.address, out, now=message.now)
         return True
-
-    def _event(self, message: Arrived, contact: str, text: str) -> Message:
-        return Message(
-            id=str(message.id), text=text, from_=contact, channel=message.channel, at=message.now,
-            subject=message.subject, attachments=message.attachments, vouched=message.incoming.vouched,
-        )  # fmt: skip
 
     def _keep(
         self, message: Arrived, contact: str | None, session: int | None, request: UUID | None = None, *,
@@ -374,7 +375,7 @@ def _of_session(attempt: Attempt, session: Any) -> str:
     return attempt.words if session is None else f"{attempt.words} of {session.agent}/{session.key}"
 
 
-def _codes(text: str) -> list[tuple[str, str]]:
+def codes(text: str) -> list[tuple[str, str]]:
     """The codes that a text may name, each with what it says besides: "A7 yes", "yes a7!", "A7"."""
     found = []
     first = _FIRST.match(text)

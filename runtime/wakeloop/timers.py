@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import calendar, crashpoints, meters
+from wakeloop.alive import is_dead
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
@@ -24,16 +25,17 @@ from wakeloop.store import amendments, due, leases, outbox, schedules
 from wakeloop.store.database import Database
 from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
 from wakeloop.store.records import NewRun
-from wakeloop.triggers import Cron, Schedule, dump_schedule, load_schedule
+from wakeloop.triggers import Cron, Every, Schedule, dump_schedule, load_schedule
 from wakeloop.world import World
 
 log = get_logger("wakeloop.timers")
 
 BATCH = 1000
 FEW = 20
-"""Up to so many due sessions of an agent get a message each, so that Flower shows them one by one."""
+"""Up to so many due sessions of an agent get a message each within FLOW_SECONDS, so that Flower shows them one by one."""
 MANY = 50
-"""Beyond that, so many share one."""
+"""Beyond that, up to so many share one."""
+FLOW_SECONDS = 1.0
 POLL_SECONDS = 1.0
 BUSY_SECONDS = 10.0
 """A worker that always finds something due does what can wait at least so often."""
@@ -52,6 +54,16 @@ class Swept:
     def is_empty(self) -> bool:
         return not self.turns and not self.deliveries and not self.requests
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be more than a batch of something."""
+        return max(len(self.sessions), len(self.deliveries)) >= BATCH
+
+    @property
+    def sessions(self) -> list[int]:
+        """The sessions that are to have turns."""
+        return [session for message in self.turns for session in message.sessions]
+
 
 class Timers:
     """Fires schedules, and claims sessions and deliveries that are due.
@@ -65,6 +77,7 @@ class Timers:
         self._database = database
         self._world = world
         self._desk = desk
+        self._flow: dict[str, tuple[float, int]] = {}
 
     def sync_schedules(self) -> None:
         """Make the store's schedules those of the agents' code: new ones count from now, those that are gone end.
@@ -119,21 +132,23 @@ class Timers:
     def sweep(self) -> Swept:
         """Claim what is due now, at most a batch of each kind. With nothing due, nothing is locked."""
         agents = self._world.registry.names
-        with self._database.read() as connection:
+        with self._database.lone() as connection:
             found = due.look(connection, now=self._database.now())
         if found.is_empty:
             return Swept(turns=[], deliveries=[], next_due=found.next)
-        worked = 0
+        worked = fired = 0
         if found.requests:
             with self._database.begin() as connection:
                 worked = self._desk.sweep(connection, now=self._database.now())
-        with self._database.begin() as connection:
+        if found.schedules:
+            with self._database.begin() as connection:
+                fired = self._fire(connection, agents, self._database.now())
+        ready = []
+        deliveries: list[UUID] = []
+        with self._database.lone() as connection:
             now = self._database.now()
-            fired = self._fire(connection, agents, now) if found.schedules else 0
-            ready = []
             if found.sessions or worked or fired:
                 ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
-            deliveries: list[UUID] = []
             if found.deliveries or worked:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
             if found.amendments or worked:
@@ -152,12 +167,22 @@ class Timers:
         rows = schedules.claim_due(connection, now=now, agents=agents, limit=BATCH)
         new: list[NewRun] = []
         moved: list[Mapping[str, Any]] = []
+        # Many of a minute are alike, and only an anchor or a jitter makes one differ from another.
+        plans: dict[tuple[Any, ...], calendar.Plan] = {}
         for row in rows:
             meters.lateness("schedule", row.due_at, now)
             schedule = load_schedule(row.spec)
-            plan = calendar.plan(
-                schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
+            alike = (
+                row.spec,
+                row.nominal,
+                row.anchor if isinstance(schedule, Every) else None,
+                row.ref if schedule.jitter else None,
             )
+            plan = plans.get(alike)
+            if plan is None:
+                plan = plans[alike] = calendar.plan(
+                    schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
+                )
             new.extend(self._runs_of(row, schedule, plan, now))
             next_at = calendar.jittered(schedule, row.ref, plan.next) if plan.next is not None else None
             moved.append({"id": row.id, "nominal": plan.next, "due_at": next_at})
@@ -199,6 +224,25 @@ class Timers:
             **skip,
         )
 
+    def take_back(self, swept: Swept) -> None:
+        """Make due again what a sweep claimed of sessions, and nobody has taken up; deliveries come again by themselves."""
+        with self._database.lone() as connection:
+            leases.take_back(connection, swept.sessions, now=self._database.now())
+
+    def relieve(self, lease_seconds: float) -> int:
+        """End the leases of workers of this machine that have died: their sessions are due now, not when the lease runs
+        out. How many there were. A worker that is alive, or of which that cannot be known, keeps what it has."""
+        with self._database.lone() as connection:
+            now = self._database.now()
+            until = now + timedelta(seconds=lease_seconds)
+            dead = [owner for owner in leases.holders(connection, now=now, until=until) if is_dead(owner)]
+            count = leases.end(connection, dead, now=now, until=until)
+        if count:
+            log.warning(
+                "workers have died; what they held is taken up", owners=", ".join(dead), sessions=count
+            )
+        return count
+
     def next_due(self) -> datetime | None:
         """When the next thing is due, of what is not due yet."""
         with self._database.read() as connection:
@@ -217,7 +261,7 @@ class Timers:
             by_agent[agent].append((id, f"{agent}/{key}"))
         messages = []
         for agent, found in by_agent.items():
-            size = 1 if len(found) <= FEW else MANY
+            size = 1 if self._passed(agent, len(found)) <= FEW else MANY
             queue = self._world.registry.get(agent).queue
             for start in range(0, len(found), size):
                 part = found[start : start + size]
@@ -231,6 +275,15 @@ class Timers:
                 )
         return messages
 
+    def _passed(self, agent: str, count: int) -> int:
+        """How many sessions of an agent were handed over within FLOW_SECONDS, so many more among them."""
+        now = time.monotonic()
+        began, before = self._flow.get(agent, (now, 0))
+        if now - began > FLOW_SECONDS:
+            began, before = now, 0
+        self._flow[agent] = (began, before + count)
+        return before + count
+
 
 class TimerThread:
     """Sweeps in a thread: when something is due, when it is nudged, and at the least once a second.
@@ -243,15 +296,21 @@ class TimerThread:
         timers: Timers,
         database: Database,
         dispatcher: Dispatcher,
+        lease_seconds: float = 0.0,
         tidy: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args: tidy: a little work that can wait, done when nothing was due, and now and then although something was."""
+        """Args: lease_seconds: how long leases are, for those of workers that die; 0 leaves all to run out. tidy: a
+        little work that can wait, done when nothing was due, and now and then although something was."""
         self._timers = timers
         self._database = database
         self._dispatcher = dispatcher
+        self._lease_seconds = lease_seconds
+        self._relieved = float("-inf")
         self._tidy = tidy
         self._tidied = time.monotonic()
         self._nudged = threading.Event()
+        # When it looks next, if it is waiting for that.
+        self._until: datetime | None = None
         self._stopping = False
         self._in_trouble = False
         self._thread = threading.Thread(target=self._run, name="wakeloop-timers", daemon=True)
@@ -260,9 +319,16 @@ class TimerThread:
         """Start sweeping."""
         self._thread.start()
 
-    def nudge(self) -> None:
-        """Something may be due earlier than was known. From any thread."""
-        self._nudged.set()
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for the next time, or for a nudge."""
+        return self._until is not None and not self._nudged.is_set()
+
+    def nudge(self, due: datetime | None = None) -> None:
+        """Something may be due earlier than was known: now, or at `due`. From any thread."""
+        until = self._until
+        if due is None or until is None or due < until:
+            self._nudged.set()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop sweeping; waits at most `timeout` seconds for a sweep under way."""
@@ -274,9 +340,13 @@ class TimerThread:
         while not self._stopping:
             wait = self._guarded(self._round)
             self._nudged.wait(wait)
+            self._until = None
 
     def _round(self) -> float:
         self._nudged.clear()
+        if self._lease_seconds and time.monotonic() - self._relieved >= POLL_SECONDS:
+            self._relieved = time.monotonic()
+            self._timers.relieve(self._lease_seconds)
         swept = self._timers.sweep()
         if swept.turns:
             self._dispatcher.turns(swept.turns)
@@ -285,9 +355,10 @@ class TimerThread:
         if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
             self._tidied = time.monotonic()
             self._tidy()
-        if swept.next_due is None:
-            return POLL_SECONDS
-        return min(POLL_SECONDS, max(0.0, (swept.next_due - self._database.now()) / timedelta(seconds=1)))
+        now = self._database.now()
+        latest = now + timedelta(seconds=POLL_SECONDS)
+        self._until = latest if swept.next_due is None else min(latest, max(now, swept.next_due))
+        return (self._until - now) / timedelta(seconds=1)
 
     def _guarded(self, work: Callable[[], float]) -> float:
         try:

@@ -151,6 +151,7 @@ def dump_schedule(schedule: Schedule) -> str:
     return schedule.model_dump_json()
 
 
+@lru_cache(maxsize=4096)
 def load_schedule(text: str | bytes) -> Schedule:
     """The schedule that `dump_schedule` wrote.
 

@@ -7,6 +7,7 @@ import ipaddress
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, RunsFailed
 from wakeloop.errors import ChannelError, ConfigurationError
 from wakeloop.executor import Executor
+from wakeloop.handing import Handing
 from wakeloop.intake import REPORT_SECONDS, Intake
 from wakeloop.links import Links
 from wakeloop.listeners import Listeners
@@ -73,6 +75,7 @@ class Runtime:
         self._steps: ThreadedSteps | None = None
         self._loop = RealLoop("wakeloop-steps")
         self._timer_thread: TimerThread | None = None
+        self._handing: Handing | None = None
         self._exposition: Exposition | None = None
         self._listening: Future[None] | None = None
         self._stopped = False
@@ -222,7 +225,11 @@ class Runtime:
             self.listeners.recover()
         self.timers.sync_schedules()
         self._timer_thread = TimerThread(
-            timers=self.timers, database=self.database, dispatcher=dispatcher, tidy=self.retention.step
+            timers=self.timers,
+            database=self.database,
+            dispatcher=dispatcher,
+            lease_seconds=self.settings.lease_seconds,
+            tidy=self.retention.step,
         )
         self._timer_thread.start()
         if self.settings.metrics_port:
@@ -230,8 +237,17 @@ class Runtime:
         if self.listeners.names:
             self._listening = self._loop.submit(self.listeners.run)
 
+    def hand_over(self, dispatcher: Dispatcher) -> None:
+        """For a process that is no worker: send what it makes due to the workers at once, rather than leave it to be
+        found by them."""
+        self._handing = Handing(timers=self.timers, dispatcher=dispatcher)
+        self._handing.start()
+
     def stop(self, *, grace: float = 10.0) -> None:
         """Stop claiming, give turns under way `grace` seconds, hand the rest back, close connections."""
+        handing, self._handing = self._handing, None
+        if handing is not None:
+            handing.stop(timeout=min(grace, 5.0))
         thread, self._timer_thread = self._timer_thread, None
         if thread is not None:
             thread.stop(timeout=min(grace, 5.0))
@@ -279,9 +295,16 @@ class Runtime:
 
     def nudge(self) -> None:
         """Something may be due earlier than was known."""
-        thread = self._timer_thread
-        if thread is not None:
+        if (thread := self._timer_thread) is not None:
             thread.nudge()
+        if (handing := self._handing) is not None:
+            handing.nudge()
+        for changed in self._watchers:
+            changed()
+
+    def _committed(self, due: datetime | None) -> None:
+        if due is not None and (thread := self._timer_thread) is not None:
+            thread.nudge(due)
         for changed in self._watchers:
             changed()
 
@@ -301,7 +324,7 @@ class Runtime:
                     world=self.world,
                     steps=self._steps,
                     lease_seconds=self.settings.lease_seconds,
-                    committed=self.nudge,
+                    committed=self._committed,
                 )
                 self._executor.start()
             return self._executor

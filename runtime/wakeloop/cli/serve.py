@@ -54,6 +54,8 @@ def web(
     ctx: typer.Context, host: Host = None, port: Port = None, debug: Debug = False, config: Config = None
 ) -> None:
     """Run the web process alone: webhooks, beside Celery workers in production."""
+    from wakeloop.celery import celery_app
+    from wakeloop.celery_app import CeleryDispatcher
     from wakeloop.web.app import make_app
     from wakeloop.web.server import WebServer, listen, url_of
     from wakeloop.wiring import Runtime
@@ -70,6 +72,8 @@ def web(
             log.info("listening", url=url_of(listening), store=runtime.database.name)
         else:
             console.print(f"wakeloop web on {url_of(listening)}, store {runtime.database.name}")
+        if not settings.broker_url.startswith("embedded:"):
+            runtime.hand_over(CeleryDispatcher(celery_app(settings, lambda: runtime)))
         WebServer(make_app(runtime), listening).run()
     runtime.stop(grace=0)
 

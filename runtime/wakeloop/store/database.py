@@ -57,6 +57,10 @@ class Database:
             clock = self._follow = OffsetClock()
         self._clock: Clock = clock or SystemClock()
         self.engine = self._make_engine(pool_size)
+        # The pool is the same. SQLite's driver is left as it is: it commits a statement by itself unless one was begun.
+        self._lone = (
+            self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.is_postgres else self.engine
+        )
 
     def _make_engine(self, pool_size: int) -> Engine:
         if self.is_postgres:
@@ -119,6 +123,13 @@ class Database:
         with self.engine.begin() as connection:
             if not self.is_postgres:
                 _begin_sqlite(connection, "BEGIN")
+            yield connection
+
+    @contextlib.contextmanager
+    def lone(self) -> Iterator[Connection]:
+        """For statements each of which is a transaction by itself: nothing is begun, and no commit is waited for beside
+        the statement's own."""
+        with self._lone.connect() as connection:
             yield connection
 
     @contextlib.contextmanager

@@ -82,6 +82,24 @@ _CLAIM_DUE = Taking(
     returning=(sessions.c.id, sessions.c.agent, sessions.c.key),
     skip_locked=True,
 )
+_HOLDERS = (
+    sa.select(sessions.c.owner)
+    .where(sessions.c.due_at > _NOW, sessions.c.due_at <= _UNTIL, sessions.c.owner.is_not(None))
+    .distinct()
+)
+_END = Taking(
+    sessions,
+    sa.select(sessions.c.id)
+    .where(sessions.c.due_at > _NOW, sessions.c.due_at <= _UNTIL, among(sessions.c.owner, "owners"))
+    .order_by(sessions.c.id),
+    {"due_at": _NOW},
+    returning=(sessions.c.id,),
+)
+_TAKE_BACK = Taking(
+    sessions,
+    _THESE.where(sessions.c.owner.is_(None), sessions.c.dispatches > 0),
+    {"due_at": _NOW, "dispatches": sessions.c.dispatches - 1},
+)
 _RECOVER = Taking(
     sessions,
     sa.select(sessions.c.id)
@@ -143,6 +161,25 @@ def claim_due(
         connection, {"now": now, "agents": sorted(agents), "most": limit, **redispatch_times(now)}
     )
     return sorted((row.id, row.agent, row.key) for row in rows)
+
+
+def holders(connection: Connection, *, now: datetime, until: datetime) -> list[str]:
+    """Who holds leases that end after `now`, and at `until` at the latest."""
+    return list(connection.execute(_HOLDERS, {"now": now, "until": until}).scalars())
+
+
+def end(connection: Connection, owners: Collection[str], *, now: datetime, until: datetime) -> int:
+    """End the leases of these owners that would end between `now` and `until`: the sessions are due now, for whoever
+    knows that these owners are dead. How many there were."""
+    if not owners:
+        return 0
+    return len(_END(connection, {"owners": sorted(owners), "now": now, "until": until}))
+
+
+def take_back(connection: Connection, ids: Collection[int], *, now: datetime) -> None:
+    """Undo the dispatch of these sessions, as far as nobody has taken them up: they are due now."""
+    if ids:
+        _TAKE_BACK(connection, {"ids": sorted(ids), "now": now})
 
 
 def recover(connection: Connection, *, now: datetime) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,7 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.batches import Insert
+from wakeloop.store.batches import Insert, Row, among
 from wakeloop.store.schema import messages, received, receivers, requests, runs, sessions
 
 _RECORD = Insert(
@@ -18,6 +20,15 @@ _RECORD = Insert(
     new=("channel", "provider_id"),
     returning=("id",),
 )
+_RECORD_ALL = Insert(
+    received,
+    (
+        "channel", "provider_id", "address", "contact", "raw", "outcome", "at", "thread", "reply_to",
+        "message_id",
+    ),
+    new=("channel", "provider_id"),
+    returning=("channel", "provider_id"),
+)  # fmt: skip
 _SET_OUTCOME = (
     sa.update(received)
     .where(received.c.id == sa.bindparam("item"))
@@ -53,6 +64,9 @@ def _waiting(condition: sa.ColumnElement[bool]) -> Any:
 _WAITING_FOR = sa.union(
     _waiting(receivers.c.contact == sa.bindparam("contact")), _waiting(receivers.c.contact.is_(None))
 )
+_WAITING_FOR_ANY = sa.union(
+    _waiting(among(receivers.c.contact, "contacts")), _waiting(receivers.c.contact.is_(None))
+)
 _SESSION_OF_REQUEST: Any = (
     sa.select(sessions.c.id, sessions.c.agent, sessions.c.key)
     .join(requests, requests.c.session_id == sessions.c.id)
@@ -80,6 +94,14 @@ def record(
     return next((back.id for back in _RECORD(connection, [row])), None)
 
 
+def record_all(connection: Connection, rows: Sequence[Row]) -> set[tuple[str, str]]:
+    """Record inbound messages with what became of each, rows of all columns; channel and provider's id of those that were
+    not recorded before."""
+    # In one order everywhere: two transactions with the same messages wait for each other's unique keys.
+    ordered = sorted(rows, key=lambda row: (row["channel"], row["provider_id"]))
+    return {(row.channel, row.provider_id) for row in _RECORD_ALL(connection, ordered)}
+
+
 def set_outcome(connection: Connection, id: int, outcome: str, message_id: UUID | None) -> None:
     """Note what became of an inbound message."""
     connection.execute(_SET_OUTCOME, {"item": id, "new_outcome": outcome, "new_message": message_id})
@@ -97,9 +119,30 @@ def add_message(
     _ADD_MESSAGE(connection, [row])
 
 
+def add_messages(connection: Connection, rows: Sequence[Row]) -> None:
+    """Put what people said into the conversations of sessions: rows of all columns."""
+    _ADD_MESSAGE(connection, rows)
+
+
 def waiting_for(connection: Connection, contact: str) -> list[sa.Row[Any]]:
     """The sessions with an open run that waits for a message of this contact, or of anyone."""
     return list(connection.execute(_WAITING_FOR, {"contact": contact}))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waits:
+    """A session with an open run that waits for a message: of a contact, or of anyone (None)."""
+
+    session: int
+    agent: str
+    key: str
+    contact: str | None
+
+
+def waiting_for_any(connection: Connection, contacts: Sequence[str]) -> list[Waits]:
+    """The sessions with an open run that waits for a message of one of these contacts, or of anyone."""
+    rows = connection.execute(_WAITING_FOR_ANY, {"contacts": sorted(contacts)})
+    return [Waits(session=row.id, agent=row.agent, key=row.key, contact=row.contact) for row in rows]
 
 
 def session_of_request(connection: Connection, request_id: UUID) -> sa.Row[Any] | None:

@@ -148,6 +148,9 @@ _ASKED = (
     *requests.columns, recipients.c.contact, recipients.c.code, recipients.c.via, recipients.c.draft,
     recipients.c.code_told, recipients.c.open,
 )  # fmt: skip
+_HAVE_OPEN = (
+    sa.select(recipients.c.contact).where(among(recipients.c.contact, "people"), OPEN_RECIPIENT).distinct()
+)
 _OPEN_OF_CONTACT = (
     sa.select(*_ASKED)
     .join(requests, requests.c.id == recipients.c.request_id)
@@ -390,6 +393,11 @@ def recipients_of_all(connection: Connection, ids: Collection[UUID]) -> dict[UUI
 def open_of_contact(connection: Connection, contact: str) -> list[sa.Row[Any]]:
     """The contact's open requests, oldest first, each with the contact's own code, draft and channel."""
     return list(connection.execute(_OPEN_OF_CONTACT, {"person": contact}))
+
+
+def have_open(connection: Connection, contacts: Collection[str]) -> set[str]:
+    """Those of these contacts who have an open request."""
+    return set(connection.execute(_HAVE_OPEN, {"people": sorted(contacts)}).scalars())
 
 
 def of_contact(connection: Connection, contact: str, *, limit: int) -> list[sa.Row[Any]]:

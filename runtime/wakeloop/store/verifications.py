@@ -97,6 +97,11 @@ def take(connection: Connection, channel: str, address: str, text: str, now: dat
     return False
 
 
+def may_be_code(text: str) -> bool:
+    """Whether a text looks like a code that was sent."""
+    return _CODE.fullmatch(text) is not None
+
+
 def find(connection: Connection, channel: str, address: str) -> sa.Row[Any] | None:
     """How the verification of an address stands. `code` is None once it was returned, or is void."""
     return connection.execute(_FIND, {"of_channel": channel, "of_address": address}).first()

@@ -70,6 +70,8 @@ class WebServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                # Of the two parsers that uvicorn has, the one that bounds how long headers may be.
+                http="h11",
                 log_config=None,
                 log_level="warning",
                 access_log=False,

@@ -1,0 +1,188 @@
+"""What is handed over at once by a process that is no worker, and what becomes of it if the broker is not to be had."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.conformance.store_kit import EVERY_STORE, Store, make_stores
+from tests.integration.recording_app import RecordingHost
+from tests.integration.test_alive import NAMING
+from tests.servers import Program, free_port, poll
+
+from wakeloop import Agent, Context, agent
+from wakeloop import timers as timing
+from wakeloop.celery_app import CeleryDispatcher, make_app
+from wakeloop.desk import Desk
+from wakeloop.dispatch import Dispatcher, TurnMessage
+from wakeloop.handing import Handing
+from wakeloop.links import Links
+from wakeloop.people import People
+from wakeloop.registry import Registry
+from wakeloop.store import schedules
+from wakeloop.timers import FEW, MANY, Timers, TimerThread
+from wakeloop.world import World
+
+
+@agent()
+async def standup(ctx: Context[None]) -> None:
+    """Is handed over."""
+
+
+@pytest.fixture(params=EVERY_STORE)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    yield from make_stores(request, tmp_path)
+
+
+def make_timers(store: Store, *agents: Agent) -> Timers:
+    world = World(registry=Registry(agents or [standup]), people=People({}, None), ids=store.clock)
+    links = Links(keys=lambda: ["k"], base_url=None, now=store.database.now)
+    return Timers(database=store.database, world=world, desk=Desk(world=world, links=links, amending=[]))
+
+
+class Queue(Dispatcher):
+    """A broker: what it was handed, in order."""
+
+    def __init__(self) -> None:
+        self.messages: queue.SimpleQueue[TurnMessage] = queue.SimpleQueue()
+
+    def turns(self, messages: Sequence[TurnMessage]) -> None:
+        for message in messages:
+            self.messages.put(message)
+
+    def deliveries(self, ids: Sequence[str]) -> None: ...
+
+
+@pytest.fixture
+def nowhere() -> Iterator[CeleryDispatcher]:
+    """The way to a broker that is not there."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    dispatcher = CeleryDispatcher(make_app(url, queue="wakeloop", concurrency=1, host=RecordingHost))
+    yield dispatcher
+    dispatcher.close()
+
+
+def test_what_was_made_due_is_handed_over_once(store: Store) -> None:
+    """A nudge is enough, and a second one finds nothing; if the message gets lost, it is due again in ten seconds."""
+    broker = Queue()
+    handing = Handing(timers=make_timers(store), dispatcher=broker)
+    handing.start()
+    store.queue("a")
+
+    handing.nudge()
+    message = broker.messages.get(timeout=10)
+    handing.nudge()
+    handing.stop()
+
+    assert (message.agent, list(message.sessions)) == ("standup", store.sessions("a"))
+    assert broker.messages.empty()
+    assert store.claim_due() == []
+    store.pass_time(10)
+    assert store.claim_due() == store.sessions("a")
+
+
+def test_without_a_broker_it_is_left_to_the_workers(store: Store, nowhere: CeleryDispatcher) -> None:
+    """What could not be sent is due as it was, and for a while nothing more is claimed that others might carry."""
+    handing = Handing(timers=make_timers(store), dispatcher=nowhere)
+    handing.start()
+    [id] = store.sessions("a")
+    store.queue("a")
+
+    handing.nudge()
+    for _ in poll(20):
+        if handing.is_paused:
+            break
+    row = store.session(id)
+    store.queue("b")
+    handing.nudge()
+    handing.stop()
+
+    assert (row.owner, row.dispatches) == (None, 0)
+    assert sorted(store.claim_due()) == sorted(store.sessions("a", "b"))
+
+
+def test_a_few_get_a_message_each_and_a_stream_shares_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many looks it took to find them: twenty within a second go one by one, what follows goes together."""
+    monkeypatch.setattr(timing, "FLOW_SECONDS", 600.0)  # the machine may be busy
+    timers = make_timers(store)
+    sizes = []
+    for batch in range(6):
+        store.queue(*(f"{batch}-{number}" for number in range(8)))
+        sizes.append([len(message.sessions) for message in timers.sweep().turns])
+
+    assert sizes[:2] == [[1] * 8] * 2
+    assert sizes[2:] == [[8]] * 4
+    assert FEW < 24 < MANY
+
+
+def test_a_nudge_for_later_wakes_nobody_earlier(store: Store) -> None:
+    """The thread of a worker looks when it would anyhow; for what is due before that it looks at once."""
+    broker = Queue()
+    thread = TimerThread(timers=make_timers(store), database=store.database, dispatcher=broker)
+    thread.start()
+    for _ in poll(10):
+        if thread.is_waiting:
+            break
+
+    thread.nudge(store.now + timedelta(hours=1))
+    waits = thread.is_waiting
+    store.queue("a")
+    thread.nudge(store.now)
+    message = broker.messages.get(timeout=10)
+    thread.stop()
+
+    assert waits
+    assert list(message.sessions) == store.sessions("a")
+
+
+def test_what_a_dead_worker_of_this_machine_held_is_due_at_once(store: Store) -> None:
+    """The lease of one that lives is left alone, however silent; so is that of one of which nothing is known."""
+    with Program([sys.executable, "-c", NAMING]) as doomed, Program([sys.executable, "-c", NAMING]) as alive:
+        for program in (doomed, alive):
+            program.wait_for("\n")
+        before = store.held("a", owner=doomed.output.strip())
+        store.held("b", owner=alive.output.strip())
+        store.held("c", owner="worker elsewhere")
+        timers = make_timers(store)
+        found = timers.relieve(15.0)
+        alive.pause()
+        doomed.kill()
+
+        counts = (found, timers.relieve(15.0), timers.relieve(15.0))
+        [row] = store.claim(*store.claim_due())
+
+    assert counts == (0, 1, 0)
+    assert (row.key, row.takeovers) == ("a", 1)
+    assert row.token > before.token
+
+
+def test_schedules_that_are_alike_fire_alike(store: Store) -> None:
+    """Each of a thousand of one minute gets its own run and its own next time; one that jitters among them is not due yet."""
+    spec = '{"jitter":null,"misfire":"fire_once","catchup":"P1D","overlap":"skip","kind":"cron","expr":"* * * * *","tz":"UTC","gap":"shift","fold":"first"}'
+    keys = [f"k{number}" for number in range(1000)]
+    ids = store.sessions(*keys)
+    nominal = store.now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    rows = [
+        {
+            "session_id": id, "agent": "standup", "ref": f"r{id}", "own": True, "anchor": store.now, "nominal": nominal,
+            "due_at": nominal, "spec": spec.replace('"jitter":null', '"jitter":"PT30S"') if id == ids[0] else spec,
+        }
+        for id in ids
+    ]  # fmt: skip
+    with store.database.begin() as connection:
+        schedules.add(connection, rows)
+    store.pass_time((nominal - store.now).total_seconds())
+
+    turns = make_timers(store).sweep().turns
+
+    after = store.rows("SELECT session_id, nominal, due_at FROM schedules")
+    assert sum(len(message.sessions) for message in turns) == 999
+    assert store.rows("SELECT count(DISTINCT session_id) AS n FROM runs")[0].n == 999
+    assert len({(row.nominal, row.due_at) for row in after}) == 2
+    assert [row.session_id for row in after if row.due_at != row.nominal] == [ids[0]]
