@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 
-from bench.fleet import sleepers
+from bench.fleet import replies, sleepers
 from tests.servers import Postgres, Redis
 
 Work = Callable[[Postgres, Redis, argparse.Namespace], dict[str, float]]
@@ -20,6 +20,16 @@ def _dormitory(postgres: Postgres, redis: Redis, side: str) -> sleepers.Opening:
     return sleepers.ours(postgres, redis) if side == "ours" else sleepers.dbos(postgres)
 
 
+def _answered(postgres: Postgres, redis: Redis, chosen: argparse.Namespace, agent: str) -> dict[str, float]:
+    opening = (
+        replies.ours(postgres, redis, waiting=chosen.count, agent=agent)
+        if chosen.side == "ours"
+        else replies.dbos(postgres, waiting=chosen.count)
+    )
+    part = min(1000, chosen.count // 3)
+    return replies.answered(opening, waiting=chosen.count, singles=20, burst=part)
+
+
 WORKS: dict[str, Work] = {
     "due": lambda postgres, redis, chosen: sleepers.due(
         _dormitory(postgres, redis, chosen.side), count=chosen.count, lead=sleepers.Lead()
@@ -27,6 +37,8 @@ WORKS: dict[str, Work] = {
     "cost": lambda postgres, redis, chosen: sleepers.cost(
         _dormitory(postgres, redis, chosen.side), count=chosen.count
     ),
+    "ask": lambda postgres, redis, chosen: _answered(postgres, redis, chosen, "asker"),
+    "receive": lambda postgres, redis, chosen: _answered(postgres, redis, chosen, "listener"),
 }
 
 

@@ -26,6 +26,11 @@ RECEIVE_SECONDS = 3600.0
 AT_ONCE = 500
 
 
+def is_released() -> bool:
+    """Whether the process was killed once."""
+    return RELEASED.exists()
+
+
 @DBOS.workflow()
 async def sleeper(number: int, until: float) -> None:
     """Sleeps until an instant."""
@@ -37,6 +42,7 @@ async def sleeper(number: int, until: float) -> None:
 @DBOS.workflow()
 async def listener(number: int) -> None:
     """Waits for a message."""
+    mark("waits", number)
     await DBOS.recv_async(timeout_seconds=RECEIVE_SECONDS)
     mark("resumed", number)
 
@@ -45,7 +51,7 @@ async def listener(number: int) -> None:
 async def hold(number: int) -> int:
     """Is not over before the process is killed; the second time it is at once."""
     mark("held", number)
-    if not RELEASED.exists():
+    if not is_released():
         await asyncio.sleep(STEP_SECONDS)
     return number
 

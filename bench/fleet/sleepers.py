@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,12 +166,14 @@ def warm(one: Dormitory, count: int = WARM) -> None:
 
 def lateness(seconds: Iterable[float]) -> dict[str, float]:
     """The usual figures of delays, in seconds."""
-    ordered = sorted(seconds)
-    return {
-        "late_p50": statistics.median(ordered),
-        "late_p99": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
-        "late_max": ordered[-1],
-    }
+    values = list(seconds)
+    return {"late_p50": statistics.median(values), "late_p99": quantile(values, 0.99), "late_max": max(values)}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that so great a share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def grown(before: Mapping[str, int], after: Mapping[str, int]) -> int:

@@ -15,6 +15,11 @@ RELEASED = Path(os.environ["BENCH_RELEASED"])
 STEP_SECONDS = 600.0
 
 
+def is_released() -> bool:
+    """Whether the process was killed once."""
+    return RELEASED.exists()
+
+
 @agent()
 async def sleeper(ctx: Context[None]) -> None:
     """Sleeps until an instant."""
@@ -43,7 +48,7 @@ async def listener(ctx: Context[None]) -> None:
 async def hold(number: int) -> int:
     """Is not over before the process is killed; the second time it is at once."""
     mark("held", number)
-    if not RELEASED.exists():
+    if not is_released():
         await asyncio.sleep(STEP_SECONDS)
     return number
 
