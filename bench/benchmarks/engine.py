@@ -1,0 +1,69 @@
+"""a. The engine alone: an operation live and in replay, a step with its store, and a wake as a session ages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.lab import Lab
+from bench.trial import Bar, Better, Figures, Line, Trial
+
+LESS = Better.LESS
+GROWTH_BAR = Bar(at_most=1.25)
+"""What counts as equal, or as linear: noise of the machine and no more."""
+
+
+def trials(lab: Lab) -> Iterator[Trial]:
+    yield _alone(lab)
+    yield _steps(lab, sqlite=True)
+    yield _steps(lab, sqlite=False)
+
+
+def _alone(lab: Lab) -> Trial:
+    sizes, operations = [10, 100, 1000], lab.size(20_000, 2_000)
+    lines = [
+        Line(key=f"{way}-{size}", work=f"one operation of {size:,}, {words} (CPU)", unit="µs", better=LESS)
+        for way, words in (("live", "live, no store"), ("replay", "in replay, no store"))
+        for size in sizes
+    ]
+    lines.append(
+        Line(
+            key="growth",
+            work="replay of 1,000 beside 100, per operation",
+            unit="×",
+            better=LESS,
+            bar=GROWTH_BAR,
+        )
+    )
+    return Trial(
+        name="engine.operation",
+        lines=tuple(lines),
+        ours=lambda: lab.ours("engine_alone", sizes=sizes, operations=operations),
+        size={"operations": operations},
+    )
+
+
+def _steps(lab: Lab, *, sqlite: bool) -> Trial:
+    sizes, steps = lab.size(([10, 100, 1000], 1000), ([10, 100], 30))
+    store = "SQLite" if sqlite else "PostgreSQL"
+    limit = "sqlite" if sqlite else "postgres-1"
+
+    def ours() -> Figures:
+        with lab.database(sqlite=sqlite) as url:
+            return lab.ours("steps", url=url, sizes=sizes, steps=steps)
+
+    def dbos() -> Figures:
+        with lab.database(sqlite=sqlite) as url:
+            return lab.theirs("dbos_steps", url=url, sizes=sizes, steps=steps)
+
+    lines = [
+        Line(key=f"run-{size}", work=f"a run of {size:,} steps, alone, {store}", unit="ms", better=LESS)
+        for size in sizes
+    ]
+    step = Line(key="step", work=f"a step of a long run, alone, {store}", unit="µs", better=LESS, limit=limit)
+    return Trial(
+        name=f"engine.steps.{store.lower()}",
+        lines=(*lines, step),
+        ours=ours,
+        peers={"DBOS": dbos},
+        size={"sizes": sizes, "steps": steps},
+    )
