@@ -5,55 +5,60 @@ python -m bench.fleet due --count 1000            (of our side; --side dbos for 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
+from typing import Annotated
 
-from bench.fleet import replies, sleepers
-from tests.servers import Postgres, Redis
+import typer
 
-Work = Callable[[Postgres, Redis, argparse.Namespace], dict[str, float]]
+from bench.fleet import crons, recovery, replies, sleepers
+from bench.lab import Lab, Options
+
+SINGLES = 20
+BURST = 1000
+HELD = 100
+
+Work = Callable[[Lab, int], dict[str, float]]
 
 
-def _dormitory(postgres: Postgres, redis: Redis, side: str) -> sleepers.Opening:
-    return sleepers.ours(postgres, redis) if side == "ours" else sleepers.dbos(postgres)
-
-
-def _answered(postgres: Postgres, redis: Redis, chosen: argparse.Namespace, agent: str) -> dict[str, float]:
-    opening = (
-        replies.ours(postgres, redis, waiting=chosen.count, agent=agent)
-        if chosen.side == "ours"
-        else replies.dbos(postgres, waiting=chosen.count)
+def _replies(agent: str) -> Work:
+    return lambda lab, count: replies.ours(
+        lab, agent=agent, waiting=count, singles=SINGLES, burst=min(BURST, count)
     )
-    part = min(1000, chosen.count // 3)
-    return replies.answered(opening, waiting=chosen.count, singles=20, burst=part)
 
 
-WORKS: dict[str, Work] = {
-    "due": lambda postgres, redis, chosen: sleepers.due(
-        _dormitory(postgres, redis, chosen.side), count=chosen.count, lead=sleepers.Lead()
+WORKS: dict[tuple[str, str], Work] = {
+    ("due", "ours"): lambda lab, count: sleepers.due(sleepers.ours(lab), count=count, lead=sleepers.Lead()),
+    ("due", "dbos"): lambda lab, count: sleepers.due(sleepers.dbos(lab), count=count, lead=sleepers.Lead()),
+    ("cost", "ours"): lambda lab, count: sleepers.cost(sleepers.ours(lab), count=count),
+    ("cost", "dbos"): lambda lab, count: sleepers.cost(sleepers.dbos(lab), count=count),
+    ("ask", "ours"): _replies("asker"),
+    ("receive", "ours"): _replies("listener"),
+    ("receive", "dbos"): lambda lab, count: replies.dbos(
+        lab, waiting=count, singles=SINGLES, burst=min(BURST, count)
     ),
-    "cost": lambda postgres, redis, chosen: sleepers.cost(
-        _dormitory(postgres, redis, chosen.side), count=chosen.count
-    ),
-    "ask": lambda postgres, redis, chosen: _answered(postgres, redis, chosen, "asker"),
-    "receive": lambda postgres, redis, chosen: _answered(postgres, redis, chosen, "listener"),
+    ("recovery", "ours"): lambda lab, count: recovery.ours(lab, asleep=count, held=HELD),
+    ("recovery", "dbos"): lambda lab, count: recovery.dbos(lab, asleep=count, held=HELD),
+    ("crons", "ours"): lambda lab, count: crons.ours(lab, count=count),
+    ("crons", "beat"): lambda lab, count: crons.beat(lab, count=count, redbeat=False),
+    ("crons", "redbeat"): lambda lab, count: crons.beat(lab, count=count, redbeat=True),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", choices=sorted(WORKS))
-    parser.add_argument("--side", default="ours")
-    parser.add_argument("--count", type=int, default=1000)
-    chosen = parser.parse_args()
+def main(
+    work: Annotated[str, typer.Argument(help=", ".join(sorted({work for work, _ in WORKS})))],
+    side: Annotated[str, typer.Option(help=", ".join(sorted({side for _, side in WORKS})))] = "ours",
+    count: Annotated[int, typer.Option(min=1)] = 1000,
+) -> None:
+    if (work, side) not in WORKS:
+        raise typer.BadParameter(f"{side} has no {work}")
     begun = time.monotonic()
-    with Postgres(fsync=True) as postgres, Redis() as redis:
-        figures = WORKS[chosen.work](postgres, redis, chosen)
-    print(json.dumps({"work": chosen.work, "side": chosen.side, "count": chosen.count, **figures}, indent=1))
+    with Lab(Options()) as lab:
+        figures = WORKS[work, side](lab, count)
+    print(json.dumps({"work": work, "side": side, "count": count, **figures}, indent=1))
     print(f"in {time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.fleet.marks import mark
 from dbos import DBOS, DBOSConfig, SetWorkflowID
+
+from bench.fleet.marks import mark
 
 RELEASED = Path(os.environ["BENCH_RELEASED"])
 STEP_SECONDS = 600.0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
-import sys
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from bench.fleet.marks import FOLDER, Marks
-from bench.fleet.ours import POLL_SECONDS, ROOT, table_sizes, vacuum_full, wait
 from tests.servers import Program, free_port
+
+from bench.fleet.marks import FOLDER, Marks
+from bench.fleet.ours import POLL_SECONDS, table_sizes, vacuum_full, wait
+from bench.lab import PEERS, ROOT, SideFailed, environment
+from bench.side import figures_in
 
 START_SECONDS = 120.0
 COMMAND_SECONDS = 1800.0
 SCHEMA = "dbos"
+
+
+def run_peer(module: str, job: str) -> dict[str, float]:
+    """Run a module in the peers' environment that ends with figures (see bench.side). Raises SideFailed."""
+    done = subprocess.run(
+        [PEERS, "-m", module, job], cwd=ROOT, env=environment(), capture_output=True, text=True, errors="replace",
+        timeout=COMMAND_SECONDS, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    figures = figures_in(done.stdout)
+    if figures is None:
+        raise SideFailed(f"{module} ended with status {done.returncode}: {done.stderr[-3000:]}")
+    return figures
 
 
 class App:
@@ -29,7 +43,7 @@ class App:
     def __init__(self, side: Dbos, name: str) -> None:
         self.port = free_port()
         environment = side.environment | {"BENCH_EXECUTOR": name}
-        argv = [sys.executable, "-m", "bench.fleet.dbos_app", str(self.port)]
+        argv = [PEERS, "-m", "bench.fleet.dbos_app", str(self.port)]
         self.program = Program(argv, env=environment, cwd=side.folder)
         self.started_at = 0.0
 
@@ -56,11 +70,12 @@ class Dbos:
         self.released = folder / "released"
         self.marks = Marks(folder / "marks")
         self.url = database_url
+        self.dsn = database_url.replace("+psycopg", "")
         self.environment = {
             FOLDER: str(self.marks.folder),
             "BENCH_RELEASED": str(self.released),
-            "DBOS_SYSTEM_DATABASE_URL": database_url.replace("+psycopg", ""),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "DBOS_SYSTEM_DATABASE_URL": self.dsn,
+            **environment(),
         }
 
     def __enter__(self) -> Dbos:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from bench.fleet.marks import FOLDER, Marks
 from tests.servers import Program, Redis, ServerError, free_port
 
+from bench.fleet.marks import FOLDER, Marks
+from bench.lab import BIN, ROOT
 from wakeloop.testing.twilio import TwilioStandIn
 from wakeloop.wiring import Runtime, load_settings
 
-ROOT = Path(__file__).parents[2]
 AGENTS = Path(__file__).with_name("agents")
-BIN = Path(sys.executable).parent
 STARTERS = 8
 POLL_SECONDS = 0.05
 WORKERS = 2
@@ -127,7 +125,8 @@ class Ours:
         wanted = {program.pid for program in programs}
         for number in range(TRIES):
             self.start("present", [(f"{number}-{one}", None) for one in range(2 * len(programs))])
-            self.wait(self.is_all_over, START_SECONDS)
+            done = (number + 1) * 2 * len(programs)
+            self.wait(lambda done=done: self.with_status("present", "completed") >= done, START_SECONDS)
             if wanted <= {pid for pid, _ in self.marks.all("present")}:
                 return
         raise ServerError(f"not every worker does work: {[program.output[-2000:] for program in programs]}")
@@ -164,6 +163,13 @@ class Ours:
     def sizes(self) -> dict[str, int]:
         """The bytes of each table with what belongs to it."""
         return table_sizes(self.runtime.database.engine, "public")
+
+    def vacuum_analyze(self) -> None:
+        """What autovacuum does in time."""
+        with self.runtime.database.engine.connect().execution_options(
+            isolation_level="AUTOCOMMIT"
+        ) as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
 
     def vacuum(self) -> None:
         """VACUUM FULL, which writes every table and index anew."""

@@ -1,66 +1,46 @@
-"""Replies: from what a person sent to the next line of the handler that waited for it, one at a time and many at once."""
+"""Replies: from what a person sent to the next line of the handler that waited for it, with many waiting."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import queue
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Callable, Iterator
 from urllib.parse import urlencode
 
-from bench.fleet.dbos_side import Dbos
+from bench.fleet.answering import needed, replies
+from bench.fleet.dbos_side import Dbos, run_peer
 from bench.fleet.ours import WORKERS, Ours, number_of
-from bench.fleet.sleepers import quantile
-from tests.servers import Postgres, Redis
-
+from bench.lab import Lab
 from wakeloop.testing.twilio import sign
 
-SENDERS = 16
-"""So many replies of a burst are on their way at once."""
 SET_UP_SECONDS = 1800.0
 ANSWER_SECONDS = 60.0
-PAUSE_SECONDS = 0.02
-LOOK_SECONDS = 0.0005
-WARM = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """A side in which runs wait for a person each. sender: makes what sends the reply to the run of a number, and returns
-    once the sender's side knows that it is recorded; one for each thread."""
+def ours(
+    lab: Lab, *, agent: str, waiting: int, singles: int, burst: int, workers: int = WORKERS
+) -> dict[str, float]:
+    """wakeloop with its web process and Celery workers; `waiting` runs wait, of a session and a person each.
 
-    side: Ours | Dbos
-    sender: Callable[[], contextlib.AbstractContextManager[Callable[[int], None]]]
-
-
-Opening = contextlib.AbstractContextManager[Waiting]
-
-
-@contextlib.contextmanager
-def ours(postgres: Postgres, redis: Redis, *, waiting: int, agent: str, workers: int = WORKERS) -> Iterator[Waiting]:
-    """wakeloop with its web process and Celery workers. agent `asker`: each run has asked a person of its own a question, by
-    SMS through the stand-in of Twilio's API; `listener`: each waits in `ctx.receive` for a message of that person. A reply is
-    Twilio's form, signed, posted to the web process over a connection that is kept; it is answered once it is committed."""
+    agent `asker`: each has asked its person a question, by SMS through the stand-in of Twilio's API; `listener`: each is in
+    `ctx.receive`, for a message of its person. A reply is Twilio's form, signed, posted to the web process over a connection
+    that is kept, and answered once it is committed. What is measured: see `bench.fleet.answering.replies`."""
+    contacts = max(waiting, needed(singles, burst))
     with (
-        tempfile.TemporaryDirectory() as folder,
-        Ours(Path(folder), postgres.new_database(), redis, contacts=waiting) as side,
+        lab.database(sqlite=False) as url,
+        Ours(lab.folder(), url, lab.redis, contacts=contacts) as side,
         side.workers(workers),
         side.web(),
     ):
-        side.start(agent, ((str(number), number) for number in range(waiting)))
-        side.wait(lambda: side.with_status(agent, "waiting") == waiting, SET_UP_SECONDS, every=0.5)
+        side.start(agent, ((str(number), number) for number in range(contacts)))
+        side.wait(lambda: side.with_status(agent, "waiting") == contacts, SET_UP_SECONDS, every=0.5)
         if agent == "asker":
-            side.twilio.wait_for(waiting, timeout=SET_UP_SECONDS)
-            undelivered = "SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT 1"
-            side.wait(lambda: side.query(undelivered) is None, SET_UP_SECONDS, every=0.5)
-        forms = {number: _form(side, number) for number in range(waiting)}
-        yield Waiting(side=side, sender=lambda: _poster(side.port, forms))
+            unsent = "SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT 1"
+            side.wait(lambda: len(side.twilio.messages) >= contacts, SET_UP_SECONDS, every=0.5)
+            side.wait(lambda: side.query(unsent) is None, SET_UP_SECONDS, every=0.5)
+        forms = {number: _form(side, number) for number in range(needed(singles, burst))}
+        return replies(side.marks, lambda: _poster(side.port, forms), singles=singles, burst=burst)
 
 
 def _form(side: Ours, number: int) -> tuple[bytes, dict[str, str]]:
@@ -89,89 +69,14 @@ def _poster(port: int, forms: dict[int, tuple[bytes, dict[str, str]]]) -> Iterat
         yield post
 
 
-@contextlib.contextmanager
-def dbos(postgres: Postgres, *, waiting: int, workers: int = WORKERS) -> Iterator[Waiting]:
-    """DBOS in as many processes, an equal part of the async workflows in each, all of them in `DBOS.recv_async` (woken by
-    NOTIFY, its default). A reply is `DBOSClient.send` from another process: there is no HTTP on this side."""
-    from dbos import DBOSClient
-
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Dbos(Path(folder), postgres.new_database()) as side,
-        side.apps(workers) as apps,
-    ):
-        side.start_on(apps, "listener", [(f"w{number}", [number]) for number in range(waiting)])
-        side.wait(lambda: side.marks.count("waits") >= waiting, SET_UP_SECONDS, every=0.5)
-        side.wait(lambda: side.asleep() >= waiting, SET_UP_SECONDS, every=0.5)
-        client = DBOSClient(system_database_url=side.environment["DBOS_SYSTEM_DATABASE_URL"])
-        with contextlib.closing(_Destroying(client.destroy)):
-            yield Waiting(
-                side=side,
-                sender=lambda: contextlib.nullcontext(lambda number: client.send(f"w{number}", "yes")),
-            )
-
-
-class _Destroying:
-    def __init__(self, close: Callable[[], None]) -> None:
-        self.close = close
-
-
-def answered(opening: Opening, *, waiting: int, singles: int, burst: int) -> dict[str, float]:
-    """`waiting` runs wait; `singles` of them are answered one after the other, each once the one before has gone on, then
-    `burst` of them at once, SENDERS at a time.
-
-    p50, p99: milliseconds from just before a reply is sent to the handler's next line. recorded_p50: from there to when
-    the sender knows that it is recorded. burst_rate: replies a second, from the first request to the last handler's next line;
-    burst_p50, burst_p99: the milliseconds of each of them, from its own request."""
-    numbers = iter(range(waiting))
-    with opening as one, one.sender() as send:
-        marks = one.side.marks
-
-        def reply(number: int) -> tuple[float, float]:
-            noted = marks.count("resumed")
-            begun = time.time()
-            send(number)
-            recorded = time.time()
-            one.side.wait(lambda: marks.count("resumed") > noted, ANSWER_SECONDS, every=LOOK_SECONDS)
-            ((_, at),) = marks.all("resumed", after=noted)[:1]
-            time.sleep(PAUSE_SECONDS)
-            return (at - begun) * 1000, (recorded - begun) * 1000
-
-        for _ in range(min(WARM, singles)):
-            reply(next(numbers))
-        taken = [reply(next(numbers)) for _ in range(singles)]
-        time.sleep(1.0)
-        return {
-            "p50": statistics.median(at for at, _ in taken),
-            "p99": quantile([at for at, _ in taken], 0.99),
-            "recorded_p50": statistics.median(recorded for _, recorded in taken),
-            **_burst(one, [next(numbers) for _ in range(burst)]),
-        }
-
-
-def _burst(one: Waiting, numbers: Sequence[int]) -> dict[str, float]:
-    left: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in numbers:
-        left.put(number)
-    begun: dict[int, float] = {}
-
-    def send_all() -> None:
-        with one.sender() as send, contextlib.suppress(queue.Empty):
-            while True:
-                number = left.get_nowait()
-                begun[number] = time.time()
-                send(number)
-
-    marks = one.side.marks
-    noted = marks.count("resumed")
-    with ThreadPoolExecutor(SENDERS) as pool:
-        for sending in [pool.submit(send_all) for _ in range(SENDERS)]:
-            sending.result()
-    one.side.wait(lambda: marks.count("resumed") - noted >= len(numbers), SET_UP_SECONDS)
-    resumed = marks.first("resumed", after=noted)
-    taken = [(resumed[number] - begun[number]) * 1000 for number in numbers]
-    return {
-        "burst_rate": len(numbers) / (max(resumed.values()) - min(begun.values())),
-        "burst_p50": statistics.median(taken),
-        "burst_p99": quantile(taken, 0.99),
-    }
+def dbos(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WORKERS) -> dict[str, float]:
+    """DBOS in as many processes, an equal part of `waiting` async workflows in each, all of them in `DBOS.recv_async` (woken
+    by NOTIFY, its default). A reply is `DBOSClient.send` from another process: there is no HTTP and no signature here."""
+    count = max(waiting, needed(singles, burst))
+    with lab.database(sqlite=False) as url, Dbos(lab.folder(), url) as side, side.apps(workers) as apps:
+        side.start_on(apps, "listener", [(f"w{number}", [number]) for number in range(count)])
+        side.wait(lambda: side.marks.count("waits") >= count, SET_UP_SECONDS, every=0.5)
+        # What a wait with a time limit writes down last, before it waits.
+        side.wait(lambda: side.asleep() >= count, SET_UP_SECONDS, every=0.5)
+        job = {"url": side.dsn, "marks": str(side.marks.folder), "singles": singles, "burst": burst}
+        return run_peer("bench.fleet.dbos_sender", json.dumps(job))

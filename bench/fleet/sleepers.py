@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.fleet import processes
+from bench.fleet.answering import quantile
 from bench.fleet.dbos_side import Dbos
 from bench.fleet.ours import WORKERS, Ours
-from tests.servers import Postgres, Redis
+from bench.lab import Lab
 
 IDLE_SECONDS = 10.0
 MARGIN_SECONDS = 5.0
@@ -80,12 +78,12 @@ Opening = contextlib.AbstractContextManager[Dormitory]
 
 
 @contextlib.contextmanager
-def ours(postgres: Postgres, redis: Redis, *, workers: int = WORKERS) -> Iterator[Dormitory]:
+def ours(lab: Lab, *, workers: int = WORKERS) -> Iterator[Dormitory]:
     """wakeloop on Celery workers (threads, Redis); sleepers are runs of one agent, in a session each, started through the
     runtime's own intake, a transaction each."""
     with (
-        tempfile.TemporaryDirectory() as folder,
-        Ours(Path(folder), postgres.new_database(), redis) as side,
+        lab.database(sqlite=False) as url,
+        Ours(lab.folder(), url, lab.redis) as side,
         side.workers(workers) as programs,
     ):
 
@@ -101,14 +99,10 @@ def ours(postgres: Postgres, redis: Redis, *, workers: int = WORKERS) -> Iterato
 
 
 @contextlib.contextmanager
-def dbos(postgres: Postgres, *, workers: int = WORKERS) -> Iterator[Dormitory]:
+def dbos(lab: Lab, *, workers: int = WORKERS) -> Iterator[Dormitory]:
     """DBOS in as many processes; sleepers are async workflows, started in the processes that run them, an equal part in
     each, up to 500 at a time."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Dbos(Path(folder), postgres.new_database()) as side,
-        side.apps(workers) as apps,
-    ):
+    with lab.database(sqlite=False) as url, Dbos(lab.folder(), url) as side, side.apps(workers) as apps:
 
         def put(numbers: range, instant: float) -> None:
             side.start_on(apps, "sleeper", [(f"s{number}", [number, instant]) for number in numbers])
@@ -136,7 +130,7 @@ def cost(dormitory: Opening, *, count: int) -> dict[str, float]:
 
     bytes: by how much all tables and indexes of the schema grew, as they are once all sleep; compact_bytes: the same after
     VACUUM FULL, before and after; both per sleeper. memory: by how many bytes the resident memory of the processes grew,
-    per sleeper, after others had slept and woken in them. idle_cpu: their share of one CPU while all sleep."""
+    per sleeper, after others had slept and woken in them. idle_cpu: the percentage of one CPU that they take while all sleep."""
     with dormitory as one:
         warm(one)
         one.side.vacuum()
@@ -152,7 +146,7 @@ def cost(dormitory: Opening, *, count: int) -> dict[str, float]:
             "bytes": grown(empty, full) / count,
             "compact_bytes": grown(empty, one.side.sizes()) / count,
             "memory": grown_by / count,
-            "idle_cpu": share,
+            "idle_cpu": 100 * share,
         }
 
 
@@ -167,13 +161,11 @@ def warm(one: Dormitory, count: int = WARM) -> None:
 def lateness(seconds: Iterable[float]) -> dict[str, float]:
     """The usual figures of delays, in seconds."""
     values = list(seconds)
-    return {"late_p50": statistics.median(values), "late_p99": quantile(values, 0.99), "late_max": max(values)}
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value that so great a share of them does not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+    return {
+        "late_p50": statistics.median(values),
+        "late_p99": quantile(values, 0.99),
+        "late_max": max(values),
+    }
 
 
 def grown(before: Mapping[str, int], after: Mapping[str, int]) -> int:
