@@ -1,3 +1,3 @@
 """The benchmarks: a module each, with `trials(lab)`, in the order in which they run."""
 
-NAMES = ("engine",)
+NAMES = ("engine", "runs", "growth")
