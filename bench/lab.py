@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import psycopg
+from sqlalchemy.engine import make_url
 from tests.servers import Postgres, Program, Redis
 
 from bench.side import figures_in
+from wakeloop.store.database import Database
 
 T = TypeVar("T")
 
@@ -99,18 +103,22 @@ class Lab:
     @contextlib.contextmanager
     def database(self, *, sqlite: bool) -> Iterator[str]:
         """The URL of a new empty database, gone after the block, so that rounds do not slow each other down."""
-        if sqlite:
-            folder = self.folder()
-            try:
-                yield f"sqlite:///{folder / 'store.db'}"
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            return
-        url = self.postgres.new_database()
+        url = self.new_database(sqlite=sqlite)
         try:
             yield url
         finally:
             drop_database(url)
+
+    def new_database(self, *, sqlite: bool) -> str:
+        """The URL of a new empty database that stays until the run ends."""
+        return f"sqlite:///{self.folder() / 'store.db'}" if sqlite else self.postgres.new_database()
+
+    @contextlib.contextmanager
+    def copy(self, url: str) -> Iterator[str]:
+        """A copy of a database that nobody is connected to, for the length of a `with` block."""
+        with self.database(sqlite=url.startswith("sqlite")) as target:
+            copy_database(url, target)
+            yield target
 
     # ------------------------------------------------------------------ processes
 
@@ -142,8 +150,6 @@ class Lab:
     ) -> Iterator[list[Program]]:
         """So many Celery workers on that database and this lab's Redis, as docs/deploy.md starts them, ready to work. The
         schema is there. settings: of wakeloop, in small letters."""
-        from wakeloop.store.database import Database
-
         folder = self.folder()
         self.redis.flushall()
         database = Database(database_url)
@@ -185,18 +191,32 @@ def worker_environment(database_url: str, broker_url: str, agents: Path, **setti
 
 
 def drop_database(url: str) -> None:
-    """Delete a database of the lab's server, whoever is still connected."""
-    import psycopg
-    from sqlalchemy.engine import make_url
-
-    name = make_url(url).database
+    """Delete a database, whoever is still connected."""
+    if url.startswith("sqlite"):
+        shutil.rmtree(sqlite_file(url).parent, ignore_errors=True)
+        return
     with psycopg.connect(server_dsn(url), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+        connection.execute(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)".encode())
+
+
+def copy_database(url: str, target: str) -> None:
+    """Make an empty database a copy of another one that nobody is connected to."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(sqlite_file(url))) as source:
+            source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(sqlite_file(url), sqlite_file(target))
+        return
+    drop_database(target)
+    with psycopg.connect(server_dsn(url), autocommit=True) as connection:
+        statement = f"CREATE DATABASE {make_url(target).database} TEMPLATE {make_url(url).database}"
+        connection.execute(statement.encode())
+
+
+def sqlite_file(url: str) -> Path:
+    return Path(str(make_url(url).database))
 
 
 def server_dsn(url: str) -> str:
     """libpq's words for the server of a database."""
-    from sqlalchemy.engine import make_url
-
     parts = make_url(url)
     return f"host={parts.host} port={parts.port} user={parts.username} dbname=postgres"

@@ -35,10 +35,11 @@ def section(result: Mapping[str, Any]) -> str:
     peers = ", ".join(f"{name} {number}" for name, number in versions["peers"].items())
     ours = ", ".join(f"{name} {number}" for name, number in versions["ours"].items())
     kind = "small sizes, to see that everything works: not for comparing" if result["quick"] else "full sizes"
+    kind += f"; {result['rounds']} rounds"
     loads = f"{result['load']['begin'][0]:.1f} at the begin, {result['load']['end'][0]:.1f} at the end"
+    place = f"{machine['cpus']} × {machine['model'] or 'CPU'}, {figure(machine['memory_gb'], 'GB')} of memory"
     parts = [
-        f"{result['at'][:10]}, {machine['cpus']} × {machine['model'] or 'CPU'}, {figure(machine['memory_gb'], 'GB')} of memory, "
-        f"Python {machine['python']}; {kind}; {result['rounds']} rounds; load {loads}.",
+        f"{result['at'][:10]}, {place}, Python {machine['python']}; {kind}; load {loads}.",
         f"Ours: {ours}. Servers: {', '.join(versions['servers'].values()) or 'none'}. Peers: {peers or 'none'}.",
         markdown(lines, result["limits"]),
     ]

@@ -1,3 +1,3 @@
 """The benchmarks: a module each, with `trials(lab)`, in the order in which they run."""
 
-NAMES = ("engine", "sleepers", "replies", "recovery", "crons")
+NAMES = ("engine", "runs", "sleepers", "replies", "recovery", "crons", "growth")

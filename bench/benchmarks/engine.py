@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from bench.lab import Lab
@@ -16,6 +17,8 @@ def trials(lab: Lab) -> Iterator[Trial]:
     yield _alone(lab)
     yield _steps(lab, sqlite=True)
     yield _steps(lab, sqlite=False)
+    yield _ageing(lab, sqlite=True)
+    yield _ageing(lab, sqlite=False)
 
 
 def _alone(lab: Lab) -> Trial:
@@ -66,4 +69,36 @@ def _steps(lab: Lab, *, sqlite: bool) -> Trial:
         ours=ours,
         peers={"DBOS": dbos},
         size={"sizes": sizes, "steps": steps},
+    )
+
+
+AGES = {"day": 1, "year": 365, "decade": 3650}
+
+
+def _ageing(lab: Lab, *, sqlite: bool) -> Trial:
+    ages = lab.size(AGES, {"day": 1, "year": 30, "decade": 300})
+    further = lab.size(50, 10)
+    store = "SQLite" if sqlite else "PostgreSQL"
+    aged: dict[str, str] = {}
+
+    def ours() -> Figures:
+        if not aged:  # once for all rounds: ten years take a while
+            found = {name: lab.new_database(sqlite=sqlite) for name in ages}
+            lab.ours("ageing", build={url: ages[name] for name, url in found.items()})
+            aged.update(found)
+        with contextlib.ExitStack() as stack:
+            copies = {name: stack.enter_context(lab.copy(url)) for name, url in aged.items()}
+            return lab.ours("ageing", stores=copies, days=ages, further=further)
+
+    words = {"day": "1 day", "year": "1 year", "decade": "10 years"}
+    lines = [
+        Line(key=name, work=f"a wake of a session of {words[name]}, {store}", unit="ms", better=LESS)
+        for name in ages
+    ]
+    growth = Line(key="growth", work=f"10 years beside 1 day, {store}", unit="×", better=LESS, bar=GROWTH_BAR)
+    return Trial(
+        name=f"engine.ageing.{store.lower()}",
+        lines=(*lines, growth),
+        ours=ours,
+        size={"ages": list(ages.values()), "further": further},
     )
