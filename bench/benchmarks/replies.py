@@ -31,6 +31,7 @@ def _trial(lab: Lab, agent: str) -> Trial:
             bar=Bar(at_least=2000),
         ),
         Line(key="burst_p99", work=f"{of}: {burst:,} at once, p99", unit="ms", better=Better.LESS),
+        Line(key="burst_cpu", work=f"{of}: {burst:,} at once, CPU of each", unit="ms", better=Better.LESS),
     )
     return Trial(
         name=f"replies.{agent}",

@@ -13,19 +13,20 @@ WORKERS = 2
 
 
 def trials(lab: Lab) -> Iterator[Trial]:
-    yield _due(lab, lab.size(10_000, 500))
+    # Kept over rounds and trials: how fast each side puts them to sleep is learned from the round before.
+    leads = sleepers.Lead(), sleepers.Lead()
+    yield _due(lab, lab.size(10_000, 500), leads)
     if not lab.options.quick:
-        yield _due(lab, 100_000)
+        yield _due(lab, 100_000, leads)
     yield _cost(lab, lab.size(10_000, 500))
     yield _idle(lab, lab.size((0, 10_000, 1_000_000), (0, 1000)))
 
 
-def _due(lab: Lab, count: int) -> Trial:
+def _due(lab: Lab, count: int, leads: tuple[sleepers.Lead, sleepers.Lead]) -> Trial:
     """A round of 100,000 takes many minutes: one is made, of our side only."""
     many = count > 10_000
     of = f"{count:,} due at once"
-    # Kept over the rounds: how long each side takes to put them to sleep is learned from the round before.
-    ours, dbos = sleepers.Lead(), sleepers.Lead()
+    ours, dbos = leads
     lines = (
         Line(key="late_p50", work=f"{of}: lateness, p50", unit="s", better=LESS),
         Line(key="late_p99", work=f"{of}: lateness, p99", unit="s", better=LESS),
@@ -37,6 +38,7 @@ def _due(lab: Lab, count: int) -> Trial:
             better=LESS,
             bar=None if many else Bar(at_most=2),
         ),
+        Line(key="cpu", work=f"{of}: CPU of a wake", unit="ms", better=LESS),
         Line(key="asleep", work=f"{count:,} put to sleep", unit="s", better=LESS),
     )
     return Trial(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from bench.fleet import processes
 from bench.fleet.marks import Marks
 
 SENDERS = 16
@@ -24,13 +25,16 @@ Sender = Callable[[], contextlib.AbstractContextManager[Callable[[int], object]]
 each thread."""
 
 
-def replies(marks: Marks, sender: Sender, *, singles: int, burst: int) -> dict[str, float]:
+def replies(
+    marks: Marks, sender: Sender, *, pids: Sequence[int], singles: int, burst: int
+) -> dict[str, float]:
     """`singles` replies one after the other, each once the handler before has gone on, then `burst` of them, SENDERS at a
     time; to the runs 0, 1, 2 and so on.
 
     p50, p99: milliseconds from just before a reply is sent to the handler's next line. recorded_p50: from there to when
     the sender knows that it is recorded. burst_rate: replies a second, from the first request to the last handler's next
-    line; burst_p50, burst_p99: the milliseconds of each of them, from its own request."""
+    line; burst_p50, burst_p99: the milliseconds of each of them, from its own request; burst_cpu: milliseconds that the
+    side's processes, `pids`, took per reply of the burst."""
     with sender() as send:
 
         def reply(number: int) -> tuple[float, float]:
@@ -47,11 +51,14 @@ def replies(marks: Marks, sender: Sender, *, singles: int, burst: int) -> dict[s
             reply(number)
         taken = [reply(number) for number in range(WARM, WARM + singles)]
     time.sleep(1.0)
+    spent = processes.cpu(pids)
+    together = _burst(marks, sender, range(WARM + singles, WARM + singles + burst))
     return {
         "p50": statistics.median(at for at, _ in taken),
         "p99": quantile([at for at, _ in taken], 0.99),
         "recorded_p50": statistics.median(recorded for _, recorded in taken),
-        **_burst(marks, sender, range(WARM + singles, WARM + singles + burst)),
+        **together,
+        "burst_cpu": (processes.cpu(pids) - spent) * 1000 / burst,
     }
 
 

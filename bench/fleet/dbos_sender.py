@@ -12,12 +12,13 @@ from bench.fleet.marks import Marks
 from bench.side import answer
 
 
-def work(url: str, marks: str, singles: int, burst: int) -> dict[str, float]:
+def work(url: str, marks: str, pids: list[int], singles: int, burst: int) -> dict[str, float]:
     """What `replies` gives."""
     client = DBOSClient(system_database_url=url)
     return replies(
         Marks(Path(marks)),
         lambda: contextlib.nullcontext(lambda number: client.send(f"w{number}", "yes")),
+        pids=pids,
         singles=singles,
         burst=burst,
     )

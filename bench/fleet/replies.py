@@ -30,8 +30,8 @@ def ours(
     with (
         lab.database(sqlite=False) as url,
         Ours(lab.folder(), url, lab.redis, contacts=contacts) as side,
-        side.workers(workers),
-        side.web(),
+        side.workers(workers) as programs,
+        side.web() as web,
     ):
         side.start(agent, ((str(number), number) for number in range(contacts)))
         side.wait(lambda: side.with_status(agent, "waiting") == contacts, SET_UP_SECONDS, every=0.5)
@@ -40,7 +40,8 @@ def ours(
             side.wait(lambda: len(side.twilio.messages) >= contacts, SET_UP_SECONDS, every=0.5)
             side.wait(lambda: side.query(unsent) is None, SET_UP_SECONDS, every=0.5)
         forms = {number: _form(side, number) for number in range(needed(singles, burst))}
-        return replies(side.marks, lambda: _poster(side.port, forms), singles=singles, burst=burst)
+        pids = [program.pid for program in (web, *programs)]
+        return replies(side.marks, lambda: _poster(side.port, forms), pids=pids, singles=singles, burst=burst)
 
 
 def _form(side: Ours, number: int) -> tuple[bytes, dict[str, str]]:
@@ -78,5 +79,12 @@ def dbos(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WOR
         side.wait(lambda: side.marks.count("waits") >= count, SET_UP_SECONDS, every=0.5)
         # What a wait with a time limit writes down last, before it waits.
         side.wait(lambda: side.asleep() >= count, SET_UP_SECONDS, every=0.5)
-        job = {"url": side.dsn, "marks": str(side.marks.folder), "singles": singles, "burst": burst}
+        pids = [app.program.pid for app in apps]
+        job = {
+            "url": side.dsn,
+            "marks": str(side.marks.folder),
+            "pids": pids,
+            "singles": singles,
+            "burst": burst,
+        }
         return run_peer("bench.fleet.dbos_sender", json.dumps(job))
