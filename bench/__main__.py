@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from bench import results, table
-from bench.benchmarks import NAMES
+from bench.benchmarks import HIDDEN, NAMES
 from bench.lab import PEERS, Lab, Options, server_dsn
 from bench.limits import Limits, machine
 from bench.page import publish
@@ -41,7 +41,7 @@ def run(
 ) -> None:
     """Run benchmarks, show the table, keep everything in a JSON file, and say what got worse."""
     names = [name for name in only.replace(",", " ").split() if name] or list(NAMES)
-    if unknown := sorted(set(names) - set(NAMES)):
+    if unknown := sorted({*names} - {*NAMES, *HIDDEN}):
         raise typer.BadParameter(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     options = Options(rounds=rounds, quick=quick, peers=peers)
     begin = list(os.getloadavg())

@@ -14,31 +14,24 @@ GROWTH_BAR = Bar(at_most=1.25)
 
 
 def trials(lab: Lab) -> Iterator[Trial]:
-    yield _alone(lab)
+    yield alone(lab, name="engine.operation", sizes=[10, 100, 1000], operations=lab.size(20_000, 2_000))
     yield _steps(lab, sqlite=True)
     yield _steps(lab, sqlite=False)
     yield _ageing(lab, sqlite=True)
     yield _ageing(lab, sqlite=False)
 
 
-def _alone(lab: Lab) -> Trial:
-    sizes, operations = [10, 100, 1000], lab.size(20_000, 2_000)
+def alone(lab: Lab, *, name: str, sizes: list[int], operations: int) -> Trial:
+    """Of runs of these sizes, `operations` in all."""
     lines = [
         Line(key=f"{way}-{size}", work=f"one operation of {size:,}, {words} (CPU)", unit="µs", better=LESS)
         for way, words in (("live", "live, no store"), ("replay", "in replay, no store"))
         for size in sizes
     ]
-    lines.append(
-        Line(
-            key="growth",
-            work="replay of 1,000 beside 100, per operation",
-            unit="×",
-            better=LESS,
-            bar=GROWTH_BAR,
-        )
-    )
+    words = f"replay of {sizes[-1]:,} beside {sizes[-2]:,}, per operation"
+    lines.append(Line(key="growth", work=words, unit="×", better=LESS, bar=GROWTH_BAR))
     return Trial(
-        name="engine.operation",
+        name=name,
         lines=tuple(lines),
         ours=lambda: lab.ours("engine_alone", sizes=sizes, operations=operations),
         size={"operations": operations},
