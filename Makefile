@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for something most of the time: three at once are done in half the time on two cores.
 PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
-.PHONY: setup browser pgbouncer rabbitmq demo test check audit matrix format clean
+.PHONY: setup browser pgbouncer rabbitmq demo test check audit matrix bench format clean
 
 setup: .venv/ready
 
@@ -64,6 +64,17 @@ matrix: setup .venv-synapse/ready
 	.venv-synapse/bin/python -m pip install --quiet "matrix-synapse>=1.163"
 	touch $@
 
+# Everything, or `make bench ONLY=engine,runs`; `ROUNDS=2` for a quick look, `QUICK=1` for small sizes.
+bench: setup .venv-bench/ready
+	$(BIN)/python -m bench run $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+
+# Always the latest peers: `rm -rf .venv-bench` brings newer ones.
+.venv-bench/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-bench/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --group bench
+	touch $@
+
 # Known vulnerabilities of the pinned versions. It asks a service: where that is not reachable it fails and says so,
 # which is why it stands beside `check` and not in it.
 audit: setup
@@ -76,4 +87,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-synapse .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-synapse .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -197,8 +197,11 @@ def check_command(command: str, place: str) -> None:
     if program == "wakeloop":
         check_wakeloop(arguments, place)
     elif program == "make":
-        unknown = set(arguments) - make_targets()
+        variables = {word.partition("=")[0] for word in arguments if _ASSIGNMENT.match(word)}
+        unknown = {word for word in arguments if not _ASSIGNMENT.match(word)} - make_targets()
         assert not unknown, f"{place}: `{command}`: the Makefile has no target {unknown}"
+        unused = {name for name in variables if f"$({name})" not in (ROOT / "Makefile").read_text()}
+        assert not unused, f"{place}: `{command}`: the Makefile does not use {unused}"
     elif program == "celery":
         check_celery(arguments, place)
     elif program in ("python", "python3") and arguments[:2] == ["-m", "pytest"]:
@@ -250,7 +253,7 @@ def check_python(arguments: Sequence[str], place: str) -> None:
     module = arguments[1]
     assert importlib.util.find_spec(module) is not None, f"{place}: there is no module {module}"
     done = subprocess.run(
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     for option in (word.partition("=")[0] for word in arguments[2:] if word.startswith("-")):
         assert option in done.stdout, f"{place}: python -m {module} has no {option}"

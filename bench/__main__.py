@@ -1,0 +1,154 @@
+"""`python -m bench`: run benchmarks, compare with the last run, and write the page."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from rich.console import Console
+
+from bench import results, table
+from bench.benchmarks import HIDDEN, NAMES
+from bench.lab import PEERS, Lab, Options, server_dsn
+from bench.limits import Limits, machine
+from bench.page import publish
+from bench.rounds import Outcome, run_trial
+from bench.trial import Trial
+from bench.verdicts import changes
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+
+
+@app.command()
+def run(
+    only: Annotated[str, typer.Option(help=f"These, with commas between: {', '.join(NAMES)}.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Of each side, alternating.")] = 5,
+    quick: Annotated[bool, typer.Option(help="Small sizes, to see that everything works.")] = False,
+    peers: Annotated[bool, typer.Option(help="Measure the peers, too.")] = True,
+    folder: Annotated[Path, typer.Option(help="Where runs are kept.")] = results.FOLDER,
+) -> None:
+    """Run benchmarks, show the table, keep everything in a JSON file, and say what got worse."""
+    names = [name for name in only.replace(",", " ").split() if name] or list(NAMES)
+    if unknown := sorted({*names} - {*NAMES, *HIDDEN}):
+        raise typer.BadParameter(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
+    options = Options(rounds=rounds, quick=quick, peers=peers)
+    begin = list(os.getloadavg())
+    limits = Limits()
+    outcomes: list[Outcome] = []
+    with Lab(options) as lab:
+        trials = [trial for name in names for trial in _module(name).trials(lab)]
+        wanted = {line.limit for trial in trials for line in trial.lines if line.limit is not None}
+        limits.take(lab, wanted)
+        for outcome in _outcomes(trials, options):
+            outcomes.append(outcome)
+        limits.take(lab, wanted)
+        servers = _servers(lab)
+    result: dict[str, Any] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "only": names,
+        "rounds": rounds,
+        "quick": quick,
+        "machine": machine(),
+        "load": {"begin": begin, "end": list(os.getloadavg())},
+        "versions": {"ours": results.versions_here(), "peers": _peers() if peers else {}, "servers": servers},
+        "limits": limits.as_json(),
+        "trials": [outcome.as_json() for outcome in outcomes],
+    }
+    path = results.save(result, folder)
+    _report(result, path, folder)
+    if any("wakeloop" in outcome.failures for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(file: Annotated[Path, typer.Argument(help="A run's file.")]) -> None:
+    """Show a run that was kept, compared with the one before it."""
+    _report(results.load(file), file, file.parent)
+
+
+@app.command()
+def page(file: Annotated[Path, typer.Argument(help="A full run's file.")]) -> None:
+    """Put a run's figures into docs/benchmarks.md."""
+    publish(results.load(file))
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"bench.benchmarks.{name}")
+
+
+def _outcomes(trials: list[Trial], options: Options) -> Iterator[Outcome]:
+    for trial in trials:
+        begun = time.perf_counter()
+        outcome = run_trial(trial, options.rounds, peers=options.peers, told=_tell)
+        for name, failures in outcome.failures.items():
+            console.print(f"[red]failed[/]  {trial.name}: {name}: {failures[0][-2000:]}")
+        console.print(f"[dim]{trial.name}: {time.perf_counter() - begun:.0f} s[/]")
+        yield outcome
+
+
+def _tell(text: str) -> None:
+    if console.is_terminal:
+        console.print(f"[dim]{text}[/]")
+
+
+def _report(result: dict[str, Any], path: Path, folder: Path) -> None:
+    lines = results.told(result)
+    console.print()
+    table.show(console, lines, result["limits"])
+    console.print()
+    before = results.earlier(lines, folder, than=path)
+    table.show_changes(console, changes(lines, before), compared=bool(before))
+    load = result["load"]
+    console.print(
+        f"load {load['begin'][0]:.1f} at the begin, {load['end'][0]:.1f} at the end; kept as {path}"
+    )
+
+
+def _servers(lab: Lab) -> dict[str, str]:
+    found = {}
+    if lab.has_postgres:
+        with psycopg.connect(server_dsn(lab.postgres.url)) as connection:
+            row = connection.execute("SELECT current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')").fetchone()  # fmt: skip
+        assert row is not None
+        found["postgres"] = f"PostgreSQL {row[0].split()[0]} (fsync {row[1]}, synchronous_commit {row[2]})"
+    if lab.has_redis:
+        with lab.redis.client() as client:
+            info: Any = client.info("server")
+        name = "Valkey" if "valkey_version" in info else "Redis"
+        found["redis"] = f"{name} {info.get('valkey_version') or info['redis_version']}"
+    return found
+
+
+def _peers() -> dict[str, str]:
+    """The peers' versions, as pip lists them in their environment."""
+    if not PEERS.exists():
+        return {}
+    done = subprocess.run(
+        [PEERS, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    installed = {one["name"]: one["version"] for one in json.loads(done.stdout)}
+    names = (
+        "dbos",
+        "langgraph",
+        "langgraph-checkpoint-sqlite",
+        "langgraph-checkpoint-postgres",
+        "celery-redbeat",
+    )
+    return {name: installed[name] for name in names if name in installed}
+
+
+if __name__ == "__main__":
+    app()

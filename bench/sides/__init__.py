@@ -1,0 +1,1 @@
+"""Our sides that run as processes of their own."""
