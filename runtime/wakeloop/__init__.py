@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from wakeloop.agent import Agent, agent
 from wakeloop.answers import Answer
 from wakeloop.engine.context import Child, Context
+from wakeloop.entries import Entry
 from wakeloop.errors import (
     ApprovalExpired,
     ChildFailed,
@@ -41,6 +42,7 @@ __all__ = [
     "ConfigurationError",
     "Context",
     "Denied",
+    "Entry",
     "Escalation",
     "InvalidArguments",
     "Message",

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from wakeloop import calendar
 from wakeloop.asking import Settled
@@ -15,11 +16,14 @@ from wakeloop.engine import commands as cmd
 from wakeloop.engine.failures import Failure, describe
 from wakeloop.engine.journal import Kind, Wait
 from wakeloop.engine.values import JSON_CODEC
+from wakeloop.entries import AGENT, CONTACT
 from wakeloop.errors import ChildFailed
 from wakeloop.events import EVENT, Attachment, dump_event
 from wakeloop.status import RequestStatus, RunStatus
 from wakeloop.store import requests
 from wakeloop.store.records import (
+    InboxRow,
+    NewEntry,
     NewMessage,
     NewRun,
     NewWakeup,
@@ -49,6 +53,7 @@ class Changes:
         match command:
             case cmd.SendMessage(message=message, via=via, urgent=urgent):
                 assert message.to is not None
+                self.commit.entries.append(NewEntry(role=AGENT, source=UUID(message.id)))
                 channel, address = self._world.people.route(message.to, via)[0]
                 self.commit.messages.append(
                     NewMessage(
@@ -68,6 +73,9 @@ class Changes:
                 )
             case cmd.OpenRequest(id=id, spec=spec, at=at):
                 self.commit.requests.append(requests.new_request(spec, id=UUID(id), now=at, run_id=run_id))
+                words = JSON_CODEC.dump(spec.text, "a question")
+                entry = NewEntry(role=AGENT, contact=", ".join(spec.to), content=words, source=UUID(id))
+                self.commit.entries.append(entry)
             case cmd.CancelRequest(id=id, at=at):
                 self.commit.settlements.append(cancellation(UUID(id), at, "not needed any more"))
             case cmd.SpawnRun():
@@ -106,6 +114,20 @@ class Changes:
                 )
             case cmd.CancelWakeup():
                 self.commit.cancelled_wakeups.append(command.id)
+            case cmd.AppendEntry(role=role, content=content):
+                self.commit.entries.append(NewEntry(role=role, content=content))
+
+    def hear(self, item: InboxRow, place: int) -> None:
+        """Note in the conversation what a person said, at its place among what this commit adds to it."""
+        facts = from_json(item.body or "{}")
+        if item.kind == "message":
+            self.commit.entries.insert(place, NewEntry(role=CONTACT, source=UUID(facts["id"])))
+        elif item.kind == "reply" and facts.get("value", {}).get("by") is not None:
+            settled = Settled.model_validate(facts["value"])
+            words = settled.text or ", ".join(filter(None, [settled.status, settled.option, settled.comment]))
+            content = JSON_CODEC.dump(words, "an answer")
+            entry = NewEntry(role=CONTACT, contact=settled.by, content=content, source=UUID(facts["request"]))
+            self.commit.entries.insert(place, entry)
 
     def tell_parent(
         self, row: RunRow, status: RunStatus, result: str | None, failure: Failure | None

@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 from wakeloop.channel import Capabilities, DeliveryStatus, Sender
 from wakeloop.desk import Desk
 from wakeloop.events import Attachment, Message, load_event
-from wakeloop.store import conversations, outbox
+from wakeloop.store import outbox
+from wakeloop.store import threads as thread_store
 from wakeloop.threads import Said, ids_of, thread_of, topic_of
 
 _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
@@ -43,7 +44,7 @@ class Composer:
     def compose(self, connection: Connection, rows: Sequence[Any]) -> dict[UUID, Composed]:
         """By the ids of these deliveries (rows of `store.claims.waiting`), what goes with each."""
         known = [row for row in rows if row.channel in self._channels]
-        heard = conversations.last_heard(connection, [row.id for row in known if self._can(row).inbound])
+        heard = thread_store.last_heard(connection, [row.id for row in known if self._can(row).inbound])
         threads = self._threads(connection, [row for row in known if self._can(row).threads], heard)
         attached = outbox.attachments_of(connection, [row.message_id for row in known if row.has_attachments])
         found = {}
@@ -84,7 +85,7 @@ class Composer:
             return {}
         woken = self._woken_by(connection, [row.run_id for row in rows if row.run_id is not None])
         said: dict[UUID, list[Said]] = {row.id: [] for row in rows}
-        for one in conversations.said(connection, list(said)):
+        for one in thread_store.said(connection, list(said)):
             said[one.delivery].append(_said(one, is_ours=bool(one.is_ours)))
         threads = {}
         for row in rows:
@@ -102,13 +103,13 @@ class Composer:
 
     def _woken_by(self, connection: Connection, run_ids: Sequence[UUID]) -> dict[UUID, Any]:
         """By run, the message of a person that woke it, as its provider told it."""
-        events = conversations.woken_by(connection, set(run_ids))
+        events = thread_store.woken_by(connection, set(run_ids))
         messages = {}
         for run_id, text in events.items():
             event = load_event(text)
             if isinstance(event, Message):
                 messages[run_id] = UUID(event.id)
-        told = conversations.received_as(connection, set(messages.values()))
+        told = thread_store.received_as(connection, set(messages.values()))
         return {run_id: told[id] for run_id, id in messages.items() if id in told}
 
 

@@ -19,7 +19,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from wakeloop import crashpoints, meters, progress
+from wakeloop import conversation, crashpoints, meters, progress
 from wakeloop.engine.failures import describe
 from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.logs import get_logger
@@ -189,7 +189,7 @@ class Executor:
                 self._settle(session)
             asked = []
         commits = self._changes()
-        wanted = any(turn.wanted for session in self._touched if (turn := self._turns.get(session)))
+        wanted = any(turn.wants_more for session in self._touched if (turn := self._turns.get(session)))
         if asked or commits or self._poked or wanted:
             self._transact(commits, asked, self._database.now())
         if self._touched:
@@ -317,6 +317,14 @@ class Executor:
             arrived = {result.session_id for result in results if result.arrived and not result.fenced}
             looked = (arrived | poked) & self._turns.keys()
             loaded = self._load(connection, claimed, looked, now)
+            # A run finds in the conversation what it has just added: after that is written.
+            written = {one.session.id for one in commits}
+            reads = {
+                id: turn.reads()
+                for id in self._touched
+                if (turn := self._turns.get(id)) and (id in written or not turn.is_committing)
+            }
+            loaded.entries = conversation.load(connection, reads, loaded.journals)
             if commits:
                 crashpoints.reach("engine.committing")
         return results, loaded
@@ -380,6 +388,9 @@ class Executor:
         for session, journals in loaded.journals.items():
             if session in self._turns:
                 self._turns[session].add_journals(journals)
+        for session, found in loaded.entries.items():
+            if session in self._turns:
+                self._turns[session].add_entries(found)
 
     def _after_commit(self, commit: SessionCommit, result: Committed) -> None:
         turn = self._turns.get(result.session_id)
@@ -412,7 +423,7 @@ class Executor:
             turn.advance(now)
             self._driving = None
             self._note_due(session, turn)
-            if turn.is_dirty or turn.is_quiet or turn.wanted:
+            if turn.is_dirty or turn.is_quiet or turn.wants_more:
                 self._touched[session] = None
             if not turn.is_dirty:
                 jobs.extend(turn.jobs())
@@ -532,6 +543,7 @@ class _Loaded:
         self.schedules: dict[int, list[Any]] = {}
         self.parked: set[UUID] = set()
         self.journals: dict[int, dict[UUID, list[Any]]] = {}
+        self.entries: dict[int, conversation.Found] = {}
 
     def of(self, session: int) -> dict[str, Any]:
         """What concerns one session."""

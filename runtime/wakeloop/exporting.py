@@ -20,7 +20,7 @@ VERSION = 1
 JSON_COLUMNS = frozenset(
     {
         ("session", "state"), ("schedule", "spec"), ("run", "event"), ("run", "waits"), ("run", "result"), ("run", "failure"),
-        ("journal", "value"), ("inbox", "body"), ("request", "spec"), ("request", "args"), ("request", "outcome"),
+        ("journal", "value"), ("inbox", "body"), ("entry", "content"), ("request", "spec"), ("request", "args"), ("request", "outcome"),
         ("request", "state"), ("recipient", "draft"), ("message", "attachments"), ("received", "raw"), ("grant", "limits"),
     }
 )  # fmt: skip

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 
 from wakeloop.asking import RequestSpec, Settled
-from wakeloop.store import erasure, retention
+from wakeloop.store import conversation, erasure, retention
 from wakeloop.store.database import Database
 from wakeloop.store.erasure import MARKER
 
@@ -23,7 +23,7 @@ BATCH = 100
 class Forgotten:
     """What was erased and what is left of a person.
 
-    erased: how many rows of each table. waiting: runs, messages and requests that are still needed, and are erased once
+    erased: how many rows of each table. waiting: runs, messages, entries of conversations and requests that are still needed, and are erased once
     they have ended. comments: lines of the audit record that hold words of theirs; these stay. states: the sessions in
     whose conversation they are, and whose state may hold something about them."""
 
@@ -86,6 +86,11 @@ class Forgetting:
         for session in sessions:
             with self._transaction(counting) as connection:
                 done.erased.update(erasure.erase_inbox(connection, contact, session, counting=counting))
+                erased, waiting = conversation.erase(
+                    connection, session, contact, until=until, counting=counting
+                )
+            done.erased["conversation"] += erased
+            done.waiting["entries"] += waiting
             yield
         yield from self._messages(contact, until, done, counting)
         for channel, address in sorted(known):

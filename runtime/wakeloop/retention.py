@@ -35,8 +35,8 @@ PASS_SECONDS = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How long what is over is kept: runs with journals and requests; messages with deliveries and files; what providers
-    sent, as they sent it. None: for ever."""
+    """How long what is over is kept: runs with journals and requests; messages with deliveries and files, and what else was
+    said in conversations; what providers sent, as they sent it. None: for ever."""
 
     runs: timedelta | None = None
     messages: timedelta | None = None
@@ -57,6 +57,7 @@ class Policy:
             Kind.RUNS: self.runs,
             Kind.REQUESTS: self.runs,
             Kind.INBOX: None if self.runs is None else max(self.runs, repeats),
+            Kind.ENTRIES: self.messages,
             Kind.MESSAGES: self.messages,
             Kind.RECEIVED: None if self.messages is None else max(self.messages, repeats),
         }

@@ -12,12 +12,14 @@ from wakeloop import meters
 from wakeloop.agent import Agent, WhileBusy
 from wakeloop.asking import RequestSpec
 from wakeloop.changes import Changes, receivers
+from wakeloop.conversation import Found, Wanted
 from wakeloop.engine import commands as cmd
 from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind, Record, dump_waits, load_waits
 from wakeloop.engine.operation import Operation, RunFacts
 from wakeloop.engine.values import JSON_CODEC
+from wakeloop.entries import Entry
 from wakeloop.errors import NotPossible, WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
 from wakeloop.logs import get_logger
@@ -65,6 +67,8 @@ class Turn:
         self._ended: list[OpenRun] = []
         self._inbox: dict[int, InboxRow] = {}
         self._schedules: list[Any] = []
+        self._read = Found()
+        self.is_committing = False
         self._can_deliver = False
         self._now = _NEVER
         self._changes = Changes(self.world, self.session)
@@ -89,6 +93,25 @@ class Turn:
         """The journals that were wanted."""
         self._journals |= journals
         self.wanted -= journals.keys()
+
+    def reads(self) -> list[Wanted]:
+        """What its runs want to read of the session's conversation."""
+        return [
+            Wanted(run=run.id, op=operation.no, match=operation.match or {})
+            for run in self._runs.values()
+            if run.execution is not None
+            for operation in run.execution.pending.values()
+            if operation.kind is Kind.CONVERSATION and (run.id, operation.no) not in self._read.spans
+        ]
+
+    def add_entries(self, found: Found) -> None:
+        """What was read for it, and for the journals that were wanted."""
+        self._read.spans |= found.spans
+        self._read.entries |= found.entries
+
+    def entries(self, first: int, last: int) -> tuple[Entry, ...]:
+        """Those of these entries that were read."""
+        return tuple(self._read.entries[seq] for seq in range(first, last + 1) if seq in self._read.entries)
 
     def needs_journals(self, now: datetime) -> set[UUID]:
         """The runs that will surely be looked into."""
@@ -156,6 +179,7 @@ class Turn:
         """What `changes` gave is committed: what was recorded may be seen."""
         self.session = session
         self._can_deliver = True
+        self.is_committing = False
         self._ended.clear()
 
     def park_all(self, reason: str) -> None:
@@ -178,6 +202,8 @@ class Turn:
                 break
             action[3]()
         self._can_deliver = False
+        if not self._journals and not self._read.spans:
+            self._read.entries.clear()
         self._note_starts()
 
     @property
@@ -191,11 +217,20 @@ class Turn:
         return self._changes.is_dirty
 
     @property
+    def wants_more(self) -> bool:
+        """Whether it cannot go on without something from the store."""
+        return bool(self.wanted or self.reads())
+
+    @property
     def is_quiet(self) -> bool:
         """Whether nothing is under way, so that the session may be let go."""
-        return not self.wanted and not any(
-            run.is_blocked or run.running or (run.execution and run.execution.steps_to_start(self._now))
-            for run in self._runs.values()
+        return (
+            not self.wants_more
+            and not self._read.spans
+            and not any(
+                run.is_blocked or run.running or (run.execution and run.execution.steps_to_start(self._now))
+                for run in self._runs.values()
+            )
         )
 
     def next_due(self) -> datetime | None:
@@ -268,6 +303,7 @@ class Turn:
                 commit.records[run.id] = run.records
                 run.records = []
         self._changes = Changes(self.world, self.session)
+        self.is_committing = True
         return commit
 
     def close(self) -> list[StepKey]:
@@ -291,6 +327,10 @@ class Turn:
             handle = self._handler_of(item)
             if handle is not None:
                 yield (item.arrived_at, 0, item.id, handle)
+        for run_id, op in self._read.spans:
+            known = self._runs.get(run_id)
+            if known is None or not self._must_wait(known):
+                yield (_NEVER, -1, 0, lambda run=known, key=(run_id, op): self._see(run, key))
         for run in list(self._runs.values()):
             order += 1
             if self._must_wait(run):
@@ -479,12 +519,20 @@ class Turn:
             run, lambda: execution.deliver(op, at=self._now, ok=ok, value=value, state=self.state)
         )
 
+    def _see(self, run: OpenRun | None, key: tuple[UUID, int]) -> None:
+        """Let a run see what it wanted to read, if it still does."""
+        first, last = self._read.spans.pop(key)
+        if run is not None and run.execution is not None:
+            self._deliver(run, key[1], f"[{first},{last}]")
+
     def _take(self, item: InboxRow, run: OpenRun, op: int, value: str, *, ok: bool = True) -> None:
         """Give a run what came for it. If the run gets parked on it, it is kept for the run's retry."""
         if run.execution is None and run.id not in self._journals:
             self.wanted.add(run.id)
-        elif self._wake(run) and self._deliver(run, op, value, ok=ok):
-            self._consume(item)
+            return
+        is_awake, place = self._wake(run), len(self._changes.commit.entries)
+        if is_awake and self._deliver(run, op, value, ok=ok):
+            self._consume(item, place)
         else:
             self._inbox[item.id] = replace(item, target=run.id)
             self._changes.commit.retargeted.append((item.id, run.id))
@@ -514,7 +562,11 @@ class Turn:
         run.set(skipped=reason, skip_count=1)
         self._end(run, RunStatus.CANCELLED)
 
-    def _consume(self, item: InboxRow) -> None:
+    def _consume(self, item: InboxRow, place: int | None = None) -> None:
+        """Note that something was taken up: what it says stands at `place` of what this commit adds to the conversation,
+        before what came of it; by default at the end."""
+        entries = self._changes.commit.entries
+        self._changes.hear(item, len(entries) if place is None else place)
         self._inbox.pop(item.id, None)
         self._changes.commit.consumed.append(item.id)
         self._changes.is_dirty = True
@@ -650,6 +702,9 @@ class _Surroundings:
 
     def wakeups(self) -> tuple[cmd.Wakeup, ...]:
         return self._turn.wakeups()
+
+    def entries(self, first: int, last: int) -> tuple[Entry, ...]:
+        return self._turn.entries(first, last)
 
     def reading(self) -> Step[..., bytes]:
         reader = self._turn.world.reader

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from wakeloop.agent import Agent
 from wakeloop.asking import RequestSpec, Settled
+from wakeloop.conversation import message_of
 from wakeloop.engine.commands import Wakeup
 from wakeloop.engine.values import JSON_CODEC, result_codec
+from wakeloop.entries import Entry
 from wakeloop.events import Event, Message, load_event
 from wakeloop.granting import limit_words
 from wakeloop.open_run import RunError
@@ -47,7 +49,7 @@ class SessionView:
     agent: str
     key: str
     state: Any
-    conversation: list[Message]
+    conversation: list[Entry]
     wakeups: list[Wakeup]
 
 
@@ -160,19 +162,7 @@ def run_view(row: Any, agent: Agent | None) -> RunView:
 
 def message_view(row: Any) -> Message:
     """A row of the messages table as a Message."""
-    attachments = JSON_CODEC.load(row.attachments) if row.attachments else ()
-    return Message.model_validate(
-        {
-            "id": str(row.id),
-            "text": row.text,
-            "from_": row.contact if row.inbound else None,
-            "to": None if row.inbound else row.contact,
-            "channel": row.channel,
-            "at": row.at,
-            "subject": row.subject,
-            "attachments": attachments,
-        }
-    )
+    return message_of(row)
 
 
 def state_view(text: str | None, agent: Agent | None) -> BaseModel | Any:

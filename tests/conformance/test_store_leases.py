@@ -26,7 +26,7 @@ from tests.conformance.store_kit import (
 
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.store import due, inbox, leases, turns
-from wakeloop.store.records import Committed, InboxRow, NewRun, Post, SessionRow
+from wakeloop.store.records import Committed, InboxRow, NewEntry, NewRun, Post, SessionRow
 
 
 @pytest.fixture(params=EVERY_STORE)
@@ -324,7 +324,7 @@ def test_parents_and_children_that_commit_into_each_other_never_block(store: Sto
 
 
 def test_everything_a_commit_may_hold_is_written_together(store: Store) -> None:
-    """A commit with one of everything: state, runs, journal, inbox, receivers, requests, wakeups."""
+    """A commit with one of everything: state, runs, journal, inbox, receivers, requests, the conversation."""
     row = store.held("a")
     run = running(store, row, wake_at=NOW + timedelta(hours=2), waits="[]")
     store.commit(change(row, new_runs=[run]))
@@ -345,10 +345,13 @@ def test_everything_a_commit_may_hold_is_written_together(store: Store) -> None:
             retargeted=[(second.id, run.id)],
             requests=[asked],
             receivers={run.id: [(1, "alice"), (2, None)]},
+            entries=[NewEntry(role="user", content='"one"'), NewEntry(role="tool", content="2")],
         )
     )
 
     assert not results[0].fenced
+    said = store.rows("SELECT seq, role, content FROM conversation ORDER BY seq")
+    assert [tuple(one) for one in said] == [(1, "user", '"one"'), (2, "tool", "2")]
     with store.database.read() as connection:
         [loaded] = [one for one in turns.load_open_runs(connection, [row.id]) if one.id == run.id]
         assert (loaded.applied, loaded.cancelling, loaded.wake_at) == (3, True, NOW + timedelta(hours=2))

@@ -110,6 +110,7 @@ def test_what_is_old_is_deleted_and_what_sleeps_goes_on(lived: tuple[Simulation,
 
     assert deleted == foreseen
     assert deleted["runs"] == 2 and deleted["requests"] == 1 and deleted["journal"] > 0
+    assert deleted["conversation"] == 4
     assert [run.status for run in sim.runs()] == ["waiting"]
     assert sim.session("asker", "asleep").conversation[0].text == "What is it, dear Alice?"
     assert sim.session("asker").conversation == []
@@ -213,11 +214,13 @@ def test_an_export_holds_everything_about_a_session_and_nothing_of_others(
     assert (head["wakeloop"], head["version"], head["session"]) == ("export", 1, "asker/default")
     assert end == {"kind": "end", "lines": len(lines)}
     kinds = {line["kind"] for line in lines}
-    assert kinds == {"session", "run", "journal", "inbox", "request", "recipient", "audit", "message", "delivery", "received"}  # fmt: skip
+    assert kinds == {"session", "run", "journal", "inbox", "entry", "request", "recipient", "audit", "message", "delivery", "received"}  # fmt: skip
     [run] = [line for line in lines if line["kind"] == "run"]
     assert (run["status"], run["event"]["kind"], run["result"]) == ("completed", "call", SECRET.upper())
     [request] = [line for line in lines if line["kind"] == "request"]
     assert (request["type"], request["outcome"]["text"]) == ("question", SECRET)
+    said = [(line["role"], line["content"]) for line in lines if line["kind"] == "entry"]
+    assert said == [("agent", "What is it, dear Alice?"), ("contact", SECRET), ("agent", None)]
     texts = [line["text"] for line in lines if line["kind"] == "message"]
     assert texts == ["What is it, dear Alice?", SECRET, "Alice has answered."]
     assert f"{SECRET} again" not in json.dumps(lines)
@@ -290,7 +293,8 @@ def test_a_person_is_forgotten_as_far_as_nothing_open_needs_them(lived: tuple[Si
     done = Forgetting(database).forget("alice")
 
     assert (done.erased, done.waiting) == (foreseen.erased, foreseen.waiting)
-    assert +done.waiting == {"runs": 1, "requests": 1, "messages": done.waiting["messages"]}
+    messages = done.waiting["messages"]
+    assert +done.waiting == {"runs": 1, "requests": 1, "messages": messages, "entries": 2}
     assert done.comments == 2
     asleep = dump(database, without=("audit", "opt_outs"))
     assert SECRET in asleep and f"{SECRET} again" in asleep

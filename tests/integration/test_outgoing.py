@@ -367,7 +367,7 @@ def test_files_go_with_the_message_where_the_channel_can_send_them() -> None:
         assert message.attachments == (REPORT, PICTURE)
         assert sim.outbox("alice")[0].attachments == (REPORT, PICTURE)
         [said] = sim.session("reporter").conversation
-        assert said.attachments == (REPORT, PICTURE)
+        assert said.message is not None and said.message.attachments == (REPORT, PICTURE)
 
 
 def test_where_it_cannot_the_text_says_where_they_are() -> None:

@@ -229,6 +229,11 @@ class Machine:
     async def do_emit(self, name: str) -> Any:
         return (await self.ctx.emit("heard", {"from": name})).type
 
+    async def do_note(self, name: str) -> Any:
+        talk = self.ctx.conversation
+        talk.append("note", name)
+        return name in [entry.content for entry in await talk.last(1000)]
+
     async def do_receive(self, name: str, seconds: float) -> Any:
         message = await self.ctx.receive(timeout=seconds)
         return f"{message.from_}: {message.text}"
@@ -277,7 +282,7 @@ leaves: st.SearchStrategy[Program] = st.one_of(
     st.tuples(st.just("sleep"), seconds),
     st.tuples(st.just("asleep"), seconds),
     st.tuples(st.just("add"), st.integers(1, 3)),
-    st.tuples(st.sampled_from(["send", "emit", "uuid", "put", "get", "signalled", "buggy"])),
+    st.tuples(st.sampled_from(["send", "emit", "uuid", "note", "put", "get", "signalled", "buggy"])),
     st.tuples(st.sampled_from(["receive", "doze"]), seconds),
     st.tuples(st.just("ask"), seconds, st.sampled_from([None, 1, 2])),
 ).map(list)
@@ -340,6 +345,7 @@ class Outcome:
     heard: Any
     said: list[tuple[str, str, str]]
     requests: list[tuple[str, str, str | None]]
+    notes: list[str]
 
 
 def _without_ids(value: Any) -> Any:
@@ -400,6 +406,7 @@ def play(
             heard=sim.session(listener).state if sim.runs(listener) else None,
             said=sorted((one.at.isoformat(), one.to, _without_ids(one.text)) for one in said),
             requests=sorted((one.text, one.status, one.answer) for one in asked),
+            notes=sorted(one.text for one in sim.session(random_handler).conversation if one.role == "note"),
         )
         return outcome, outside.worked
 
@@ -434,7 +441,7 @@ INTERLEAVED = _named(
 def test_random_handlers_come_to_the_same_end_whatever_is_lost_on_the_way(
     program: Program, script: list[Any], losses: dict[int, str], cancel: bool, retry: bool
 ) -> None:
-    """Results, errors, state, messages with their times, and requests are those of the run without crashes; no step
+    """Results, errors, state, messages with their times, requests and notes are those of the run without crashes; no step
     whose result was recorded works again, and no more of them work again than workers died."""
     calm, once = play(program, script, {}, cancel=cancel, retry=retry)
     rough, often = play(program, script, losses, cancel=cancel, retry=retry)

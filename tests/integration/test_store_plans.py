@@ -23,7 +23,7 @@ from wakeloop.store import (
     audit,
     chores,
     claims,
-    conversations,
+    conversation,
     due,
     erasure,
     exports,
@@ -42,12 +42,14 @@ from wakeloop.store import (
     retention,
     schedules,
     schema,
+    threads,
     turns,
     verifications,
 )
 from wakeloop.store.batches import Insert
 from wakeloop.store.database import Database
 from wakeloop.store.records import (
+    NewEntry,
     NewMessage,
     NewRequest,
     NewRun,
@@ -81,8 +83,8 @@ PARTIAL = tuple(
     if index.dialect_options["sqlite"]["where"] is not None
 )
 MODULES = (
-    amendments, audit, chores, claims, conversations, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
-    measures, outbox, queries, received, repair, requests, retention, schedules, turns, verifications,
+    amendments, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
+    measures, outbox, queries, received, repair, requests, retention, schedules, threads, turns, verifications,
 )  # fmt: skip
 
 FOR_PEOPLE = {
@@ -120,6 +122,8 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
                 yield {"id": uuid(1, n), "session_id": session, "status": status, "event": "{}", "schedule_id": n % 10_000 + 1, "nominal": LONG_AGO + timedelta(seconds=n), "created_at": LONG_AGO, "ended_at": LONG_AGO + timedelta(seconds=n) if n > SESSIONS else None}  # fmt: skip
             case "journal":
                 yield {"run_id": run, "seq": n // RUNS + 1, "op": 1, "kind": "step", "name": "fetch", "ok": True, "at": LONG_AGO}  # fmt: skip
+            case "conversation":
+                yield {"session_id": session, "at": LONG_AGO, "seq": n // SESSIONS + 1, "role": "user", "contact": None, "content": '"hello"' if n % 2 else None, "source": uuid(2, n)}  # fmt: skip
             case "inbox":
                 yield {"id": n, "session_id": session, "kind": "message", "dedupe": f"d{n}", "arrived_at": LONG_AGO, "consumed_at": LONG_AGO if n % 100 else None}  # fmt: skip
             case "schedules":
@@ -211,6 +215,7 @@ def a_whole_commit(connection: Any) -> None:
                 wakeups=[NewWakeup(ref="w", spec="{}", anchor=NOW, nominal=AHEAD, due_at=AHEAD)],
                 cancelled_wakeups=[f"r{id - 1}"], receivers={run: [(2, "c1")]}, closed_runs=[run],
                 answers=[(9, uuid(1, 9), run, "{}")],
+                entries=[NewEntry(role="user", content='"hello"'), NewEntry(role="agent", source=uuid(8, id))],
             )
         )  # fmt: skip
     results = turns.commit(connection, commits, now=NOW, also=[12])
@@ -228,7 +233,7 @@ def remove_what_is_old(connection: Any) -> None:
     """Count, then delete, a batch of each kind."""
     ids = {
         "runs": [uuid(1, n) for n in range(30_000, 30_100)], "requests": [uuid(4, n) for n in range(2010, 30_000, 500)],
-        "inbox": range(1, 99), "messages": [uuid(2, n) for n in range(70_000, 70_100)],
+        "inbox": range(1, 99), "entries": [(7, 1, 3), (8, 1, 3)], "messages": [uuid(2, n) for n in range(70_000, 70_100)],
         "received": range(100, 200), "raw": range(300, 400),
     }  # fmt: skip
     for kind in retention.Kind:
@@ -256,10 +261,16 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "claims.bundle": lambda c: claims.bundle(c, [[uuid(3, 1), uuid(3, 2)]], now=NOW),
     "claims.take": lambda c: claims.take(c, {uuid(3, 1): AHEAD}, owner="w", now=NOW),
     "claims.members": lambda c: claims.members(c, [uuid(3, 100), uuid(3, 200)]),
-    "conversations.said": lambda c: conversations.said(c, [uuid(3, n) for n in range(1, 20)]),
-    "conversations.woken_by": lambda c: conversations.woken_by(c, [uuid(1, n) for n in range(1, 20)]),
-    "conversations.received_as": lambda c: conversations.received_as(c, [uuid(2, n) for n in range(1, 20)]),
-    "conversations.last_heard": lambda c: conversations.last_heard(c, [uuid(3, n) for n in range(1, 20)]),
+    "threads.said": lambda c: threads.said(c, [uuid(3, n) for n in range(1, 20)]),
+    "threads.woken_by": lambda c: threads.woken_by(c, [uuid(1, n) for n in range(1, 20)]),
+    "threads.received_as": lambda c: threads.received_as(c, [uuid(2, n) for n in range(1, 20)]),
+    "threads.last_heard": lambda c: threads.last_heard(c, [uuid(3, n) for n in range(1, 20)]),
+    "conversation.append": lambda c: conversation.append(c, [(9, [NewEntry(role="user", content='"hello"')]), (10, [NewEntry(role="agent", source=uuid(2, 9))])], now=NOW),
+    "conversation.bounds": lambda c: conversation.bounds(c, [7, 8, 9]),
+    "conversation.ranges": lambda c: (conversation.ranges(c, [(7, 1, 3)]), conversation.ranges(c, [(7, 1, 3), (8, 2, 2)])),
+    "conversation.find_old": lambda c: conversation.find_old(c, before=NOW, after=(5, 1), limit=100),
+    "conversation.remove": lambda c: [conversation.remove(c, [(11, 1, 2), (12, 1, 2)], counting=counting) for counting in (True, False)],
+    "conversation.erase": lambda c: [conversation.erase(c, 13, "c7", until=NOW, counting=counting) for counting in (True, False)],
     "due.look": lambda c: due.look(c, now=NOW),
     "erasure.ask": lambda c: (erasure.ask(c, "c1", now=NOW), erasure.ask(c, "new", now=NOW)),
     "erasure.unfinished": lambda c: erasure.unfinished(c, limit=10),
@@ -404,7 +415,6 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "queries.list_sessions": lambda c: queries.list_sessions(c),
     "queries.find_session": lambda c: queries.find_session(c, "agent7", "k7"),
     "queries.session": lambda c: queries.session(c, 7),
-    "queries.conversation": lambda c: queries.conversation(c, 7),
     "queries.sent": lambda c: queries.sent(c),
     "queries.list_messages": lambda c: queries.list_messages(c, limit=20),
     "queries.deliveries_of": lambda c: queries.deliveries_of(c, uuid(2, 7)),

@@ -69,7 +69,17 @@ class CancelWakeup:
     id: str
 
 
-Command = SendMessage | OpenRequest | CancelRequest | SpawnRun | EmitSignal | SetWakeup | CancelWakeup
+@dataclass(frozen=True, kw_only=True)
+class AppendEntry:
+    """Put an entry at the end of the session's conversation. `content` is JSON text."""
+
+    role: str
+    content: str
+
+
+Command = (
+    SendMessage | OpenRequest | CancelRequest | SpawnRun | EmitSignal | SetWakeup | CancelWakeup | AppendEntry
+)
 
 
 @dataclass(frozen=True, kw_only=True)

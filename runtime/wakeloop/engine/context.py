@@ -31,6 +31,7 @@ from wakeloop.engine.commands import (
     Wakeup,
     seconds,
 )
+from wakeloop.engine.conversation import Conversation
 from wakeloop.engine.journal import Kind
 from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES, codec_for, result_codec
 from wakeloop.errors import (
@@ -65,7 +66,7 @@ class Context(Generic[S]):
     """What a handler gets. Everything here is replay-safe: the same in every replay of the run.
 
     event: why it woke. run_id: this run's id. session: its session's name, such as `standup/default`.
-    key: the session's key within the agent.
+    key: the session's key within the agent. conversation: what was said between the session, people and models.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -75,6 +76,7 @@ class Context(Generic[S]):
         self.session: str = execution.facts.session
         self.key: str = execution.facts.key
         self.schedule = OwnSchedule(execution)
+        self.conversation = Conversation(execution)
         zone = self.event.tz if isinstance(self.event, Tick) else "UTC"
         self._zone = UTC if zone == "UTC" else ZoneInfo(zone)
 

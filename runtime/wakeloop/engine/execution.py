@@ -281,6 +281,15 @@ class Execution:
         self.commands.extend(commands)
         return value
 
+    def tell(self, command: Command) -> None:
+        """Ask for something that has no value: it goes with the next commit, and is not asked for again in a replay."""
+        if self.loop.is_closed():
+            raise Halt
+        if not self._replaying:
+            self.commands.append(command)
+            if len(self.commands) > OPERATIONS_BEFORE_REST:
+                self._refuse_to_rest()
+
     def patched(self, name: str) -> bool:
         """Whether the code after a change is to be used: see Context.patched."""
         if name not in self.patches:
@@ -296,12 +305,15 @@ class Execution:
             raise Halt
         self._ops += 1
         if self._ops > self._stretches[-1].ops + OPERATIONS_BEFORE_REST:
-            self._trouble = self._trouble or WakeloopError(
-                f"the handler does not come to rest: it asked for {OPERATIONS_BEFORE_REST:,} things without waiting for "
-                "anything; put an `await asyncio.sleep(seconds)` or `await ctx.receive()` in its loop"
-            )
-            raise Halt
+            self._refuse_to_rest()
         return self._ops
+
+    def _refuse_to_rest(self) -> NoReturn:
+        self._trouble = self._trouble or WakeloopError(
+            f"the handler does not come to rest: it asked for {OPERATIONS_BEFORE_REST:,} things without waiting for "
+            "anything; put an `await asyncio.sleep(seconds)` or `await ctx.receive()` in its loop"
+        )
+        raise Halt
 
     def _issue(self, kind: Kind, name: str, **details: Any) -> Operation:
         self._next_op()
@@ -451,7 +463,9 @@ class Execution:
         would be lost by that; else at the last stretch."""
         at, forget = self._stretch_of(origin)
         if at is None or any(
-            record.ok and record.op > self._stretches[at].ops and record.kind is not Kind.TIMER
+            record.ok
+            and record.op > self._stretches[at].ops
+            and record.kind not in (Kind.TIMER, Kind.CONVERSATION)
             for record in self._delivered
         ):
             at, forget = len(self._stretches) - 1, False
@@ -481,12 +495,18 @@ class Execution:
 
     def diverge(self, recorded: str, issued: str) -> NoReturn:
         """Stop: the run is parked, for its code does not ask for what is recorded."""
-        self._trouble = self._trouble or NonDeterminismError(
-            f"run {self.facts.id} of {self.agent.name} cannot go on: its journal holds {recorded}, its code asks for "
-            f"{issued}. The code before this point changed while the run was asleep. Restore it, or keep both ways with "
-            "ctx.patched(...), then `wakeloop retry`",
-            recorded=recorded, issued=issued,
+        self.stop(
+            NonDeterminismError(
+                f"run {self.facts.id} of {self.agent.name} cannot go on: its journal holds {recorded}, its code asks for "
+                f"{issued}. The code before this point changed while the run was asleep. Restore it, or keep both ways with "
+                "ctx.patched(...), then `wakeloop retry`",
+                recorded=recorded, issued=issued,
+            )
         )  # fmt: skip
+
+    def stop(self, trouble: WakeloopError) -> NoReturn:
+        """Stop: the run is parked with this reason, whatever its handler makes of it."""
+        self._trouble = self._trouble or trouble
         raise self._trouble
 
     def _resting(self) -> str:

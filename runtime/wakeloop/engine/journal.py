@@ -21,6 +21,7 @@ class Kind(StrEnum):
     REPLY = "reply"
     CHILD = "child"
     CANCEL = "cancel"
+    CONVERSATION = "conversation"
 
     SEND = "send"
     ASK = "ask"
@@ -39,7 +40,9 @@ class Kind(StrEnum):
     FAILED = "failed"
 
 
-DELIVERED = frozenset({Kind.TIMER, Kind.STEP, Kind.RECEIVE, Kind.REPLY, Kind.CHILD, Kind.CANCEL})
+DELIVERED = frozenset(
+    {Kind.TIMER, Kind.STEP, Kind.RECEIVE, Kind.REPLY, Kind.CHILD, Kind.CANCEL, Kind.CONVERSATION}
+)
 DONE = frozenset(
     {
         Kind.SEND,
@@ -92,7 +95,8 @@ class Wait:
     """An operation that a suspended run waits for. `due` is a timer's time, or a step's next attempt.
 
     match: what fits it: `{"from": contact or None, "type": "message" or a signal's type or "*"}` for receive,
-    `{"request": id}` for reply, `{"run": id}` for child."""
+    `{"request": id}` for reply, `{"run": id}` for child, `{"last": count}` or `{"first": position, "to": position}` for
+    conversation (which is read before the run is suspended)."""
 
     op: int
     kind: Kind

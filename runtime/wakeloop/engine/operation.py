@@ -13,6 +13,7 @@ from wakeloop.engine.commands import Wakeup
 from wakeloop.engine.failures import Failure
 from wakeloop.engine.journal import Kind, Rewind, title
 from wakeloop.engine.values import JSON_CODEC, Codec
+from wakeloop.entries import Entry
 from wakeloop.errors import WakeloopError
 from wakeloop.events import Event
 from wakeloop.people import Card
@@ -44,6 +45,11 @@ class Surroundings(Protocol):
 
     def wakeups(self) -> tuple[Wakeup, ...]:
         """The session's coming wakeups, as of now."""
+        ...
+
+    def entries(self, first: int, last: int) -> tuple[Entry, ...]:
+        """Of the session's conversation the entries at these positions, both included, that a read operation which has
+        just completed is about."""
         ...
 
     def reading(self) -> Step[..., bytes]:

@@ -84,7 +84,7 @@ def arrays(table: sa.Table, columns: Sequence[str]) -> Any:
 
 class Insert:
     """Adds rows to a table. new: the columns of a unique key; rows that it refuses are left out. An empty one: those
-    that any unique key refuses."""
+    that any unique key refuses. express: for a column, what is written, from the new row's columns by name."""
 
     def __init__(
         self,
@@ -93,13 +93,19 @@ class Insert:
         *,
         new: Sequence[str] | None = None,
         returning: Sequence[str] = (),
+        express: Mapping[str, Callable[[Mapping[str, Any]], Any]] | None = None,
     ) -> None:
         self._columns = tuple(columns)
         self._returns = bool(returning)
         source = arrays(table, self._columns)
-        chosen = sa.select(*(source.c[name] for name in self._columns))
+        given = {name: sa.bindparam(name, type_=table.c[name].type) for name in self._columns}
+        special = express or {}
+        written = {name: make(given) for name, make in special.items()}
+        chosen = sa.select(
+            *(special[name](source.c) if name in special else source.c[name] for name in self._columns)
+        )
         many: Any = postgresql.insert(table).from_select(list(self._columns), chosen)
-        one: Any = sqlite.insert(table).values({name: sa.bindparam(name) for name in self._columns})
+        one: Any = sqlite.insert(table).values({**given, **written})
         if new is not None:
             key = [table.c[name] for name in new] or None
             many = many.on_conflict_do_nothing(index_elements=key)

@@ -32,7 +32,7 @@ from wakeloop.store.schema import (
 )
 
 MARKER = "[erased]"
-_MARKED_JSON = f'"{MARKER}"'
+MARKED_JSON = f'"{MARKER}"'
 
 _PERSON = sa.bindparam("person", type_=sa.Text())
 _UNTIL = sa.bindparam("until", type_=Instant())
@@ -200,8 +200,8 @@ _RUNS: Any = sa.select(runs.c.id, runs.c.status, runs.c.event, runs.c.result, ru
 )
 _ERASE_JOURNAL = (
     sa.update(journal)
-    .where(among(journal.c.run_id, "ids"), journal.c.value.is_not(None), journal.c.value != _MARKED_JSON)
-    .values(value=_MARKED_JSON)
+    .where(among(journal.c.run_id, "ids"), journal.c.value.is_not(None), journal.c.value != MARKED_JSON)
+    .values(value=MARKED_JSON)
 )
 _ERASE_RUN = (
     sa.update(runs)
@@ -285,7 +285,7 @@ def erase_runs(
     lines = _do(connection, _ERASE_JOURNAL, journal, {"ids": sorted(events)}, counting)
     if not counting:
         for id, (event, result) in events.items():
-            marked = None if result is None else _MARKED_JSON
+            marked = None if result is None else MARKED_JSON
             connection.execute(_ERASE_RUN, {"run": id, "new_event": event, "new_result": marked})
     return {"journal": lines}
 

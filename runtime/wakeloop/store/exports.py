@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from wakeloop.store.schema import (
     amendments,
     audit,
+    conversation,
     deliveries,
     files,
     grants,
@@ -60,6 +61,9 @@ _STATEMENTS: dict[str, Any] = {
     "run": sa.select(runs).where(runs.c.session_id == _SESSION).order_by(runs.c.id),
     "journal": _of_runs(journal, runs.c.id == journal.c.run_id).order_by(journal.c.run_id, journal.c.seq),
     "inbox": sa.select(inbox).where(inbox.c.session_id == _SESSION).order_by(inbox.c.id),
+    "entry": sa.select(conversation)
+    .where(conversation.c.session_id == _SESSION)
+    .order_by(conversation.c.seq),
     "request": _of_runs(requests, runs.c.id == requests.c.run_id).order_by(requests.c.id),
     "recipient": _of_requests(recipients).order_by(recipients.c.request_id, recipients.c.contact),
     "audit": _of_requests(audit).order_by(audit.c.id),

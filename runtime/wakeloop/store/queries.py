@@ -128,16 +128,6 @@ def session(connection: Connection, id: int) -> sa.Row[Any]:
     return connection.execute(_SESSION_BY_ID, {"session": id}).one()
 
 
-_CONVERSATION = (
-    sa.select(messages).where(messages.c.session_id == _SESSION).order_by(messages.c.at, messages.c.id)
-)
-
-
-def conversation(connection: Connection, session: int) -> list[sa.Row[Any]]:
-    """The messages of a session, oldest first."""
-    return list(connection.execute(_CONVERSATION, {"session": session}))
-
-
 _DELIVERED_AS_SHOWN = sa.and_(
     deliveries.c.message_id == messages.c.id, deliveries.c.channel == messages.c.channel
 )

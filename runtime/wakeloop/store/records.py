@@ -117,6 +117,17 @@ class NewMessage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NewEntry:
+    """Something to put at the end of a session's conversation. content: as JSON; None if it is the message `source`.
+    contact: who said it, or to whom it was said, where no message tells."""
+
+    role: str
+    contact: str | None = None
+    content: str | None = None
+    source: UUID | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NewRequest:
     """A request to record. spec: what is asked of whom (`wakeloop.asking.RequestSpec` as JSON). maker, state, callback:
     of a program outside, who it is, what it gets back as it was, and where it is told of the end."""
@@ -183,6 +194,7 @@ class SessionCommit:
     closed_runs: list[UUID] = field(default_factory=list)
     retargeted: list[tuple[int, UUID]] = field(default_factory=list)
     answers: list[tuple[int, UUID, UUID, str]] = field(default_factory=list)
+    entries: list[NewEntry] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.channel import DeliveryStatus
 from wakeloop.status import RequestStatus, RunStatus
+from wakeloop.store import conversation
 from wakeloop.store.batches import among
 from wakeloop.store.schema import (
     KEPT_RAW,
@@ -44,6 +45,7 @@ class Kind(StrEnum):
     RUNS = "runs"
     REQUESTS = "requests"
     INBOX = "inbox"
+    ENTRIES = "entries"
     MESSAGES = "messages"
     RECEIVED = "received"
     RAW = "raw"
@@ -161,8 +163,10 @@ def find(connection: Connection, kind: Kind, *, before: datetime, after: Any = N
     """The next batch of a walk over what is older than `before`: of up to `limit` rows those that may go. Those of runs,
     requests and messages are locked until the transaction ends; what another transaction has in hand is left out.
 
+    Of entries of conversations what is given is not ids but (session, first position, last position).
+
     Left out are: what is open, parked, waiting or on its way, and what that refers to; a run whose schedule has not gone
-    past its occurrence; a message of a session with an open or parked run, or with something in its inbox."""
+    past its occurrence; a message or an entry of a session with an open or parked run, or with something in its inbox."""
     facts: dict[str, Any] = {"most": limit, "before": before}
     if kind in (Kind.RUNS, Kind.REQUESTS):
         at, id = after or (_ALWAYS, UUID(int=0))
@@ -175,6 +179,9 @@ def find(connection: Connection, kind: Kind, *, before: datetime, after: Any = N
         rows = list(connection.execute(_MESSAGES, {**facts, "after": after or UUID(int=0), "end": end}))
         last = rows[-1].id if len(rows) == limit else None
         return Found(ids=_judged(connection, _MESSAGES_TO_GO, [row.id for row in rows]), after=last)
+    if kind is Kind.ENTRIES:
+        spans, next_one = conversation.find_old(connection, before=before, after=after, limit=limit)
+        return Found(ids=spans, after=next_one)
     if kind is Kind.RAW:
         at, id = after or (_ALWAYS, 0)
         rows = list(connection.execute(_RAW, {**facts, "after_at": at, "after_id": id}))
@@ -262,6 +269,8 @@ def remove(
         }
     if kind is Kind.REQUESTS:
         return {**_RECIPIENTS_OF(connection, ids, **count), **_REQUESTS(connection, ids, **count)}
+    if kind is Kind.ENTRIES:
+        return {"conversation": conversation.remove(connection, ids, counting=counting)}
     if kind is Kind.INBOX:
         return _INBOX_ROWS(connection, ids, **count)
     if kind is Kind.MESSAGES:

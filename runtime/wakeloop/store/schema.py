@@ -86,6 +86,8 @@ sessions = Table(
     Column("dispatches", Integer, nullable=False, server_default="0"),
     Column("takeovers", Integer, nullable=False, server_default="0"),
     Column("arrivals", BigInteger, nullable=False, server_default="0"),
+    # Up to which position its conversation was deleted: no position is given twice.
+    Column("pruned_to", Integer),
     UniqueConstraint("agent", "key"),
     Index(
         "ix_sessions_due_at",
@@ -140,6 +142,20 @@ journal = Table(
     Column("ok", Boolean, nullable=False),
     Column("value", Text),
     Column("at", Instant, nullable=False),
+)
+
+conversation = Table(
+    "conversation",
+    metadata,
+    # What a session said and heard, and what it and its models noted, in that order. Of a message of `messages` only its
+    # id stands here, as `source`; of a question or an answer the words too, and `source` is the request.
+    Column("session_id", Serial, primary_key=True, autoincrement=False),
+    Column("at", Instant, nullable=False),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("role", Text, nullable=False),
+    Column("contact", Text),
+    Column("content", Text),
+    Column("source", Id),
 )
 
 PENDING_EVENTS = text("consumed_at IS NULL")

@@ -15,8 +15,8 @@ from sqlalchemy.engine import Connection
 from wakeloop.asking import Settled
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import PARKED_RUN, RequestStatus, RunStatus
+from wakeloop.store import conversation, outbox, requests
 from wakeloop.store import inbox as arrivals
-from wakeloop.store import outbox, requests
 from wakeloop.store.batches import Insert, Update, among
 from wakeloop.store.leases import SESSION_COLUMNS
 from wakeloop.store.records import Committed, InboxRow, RunRow, SessionCommit, SessionRow
@@ -219,6 +219,7 @@ def _write(
         for one in commits for run_id, records in one.records.items() for record in records
     ]  # fmt: skip
     _INSERT_JOURNAL(connection, lines)
+    conversation.append(connection, [(one.session.id, one.entries) for one in commits], now=now)
     consumed = [id for one in commits for id in one.consumed]
     if consumed:
         connection.execute(_CONSUME, {"ids": consumed, "now": now})

@@ -17,6 +17,7 @@ from wakeloop.amending import amends
 from wakeloop.attachments import Attachments
 from wakeloop.channel import Capabilities, File
 from wakeloop.clock import VirtualClock
+from wakeloop.conversation import entry_of
 from wakeloop.decisions import Actor, Attempt, Decisions, Grant
 from wakeloop.desk import Desk
 from wakeloop.errors import NotFound, WakeloopError
@@ -33,7 +34,7 @@ from wakeloop.registry import Registry
 from wakeloop.requests import Requests
 from wakeloop.routing import Routing
 from wakeloop.step_runner import Done, Key, call_step
-from wakeloop.store import queries
+from wakeloop.store import conversation, queries
 from wakeloop.store.database import Database
 from wakeloop.testing.channels import FakeChannel
 from wakeloop.timers import Timers
@@ -321,11 +322,11 @@ class Simulation:
             row = queries.find_session(connection, name, key)
             if row is None:
                 raise NotFound(f"there is no session {name}/{key}")
-            messages = queries.conversation(connection, row.id)
+            said = conversation.ranges(connection, [(row.id, 1, conversation.FURTHEST)])
             schedules = [one for one in queries.list_schedules(connection) if one.session_id == row.id]
         return SessionView(
             agent=name, key=key, state=state_view(row.state, self._world.registry.get(name)),
-            conversation=[message_view(message) for message in messages],
+            conversation=[entry_of(one) for one in said],
             wakeups=[wakeup_view(schedule) for schedule in schedules],
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The statements of conversations: what was said before a delivery, to and by the same address, in the provider's ids."""
+"""The statements of threads: what was said before a delivery, to and by the same address, in the provider's ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wakeloop.store.batches import among
 from wakeloop.store.schema import deliveries, messages, received, runs
 
 LATEST = 200
-"""So many messages of a conversation are looked at, and its first."""
+"""So many messages of an exchange are looked at, and its first."""
 
 _new = messages.alias("new_message")
 _said = messages.alias("said")
@@ -77,7 +77,7 @@ _all = sa.union(
         ),
         since_run=True,
     ),
-).subquery("conversation")  # fmt: skip
+).subquery("exchange")  # fmt: skip
 _ORDER = (_all.c.at, _all.c.provider_id)
 _ranked = sa.select(
     *_all.columns,
