@@ -18,7 +18,7 @@ TABLE = "conversation"
 
 def work(url: str, lengths: list[int], further: int) -> dict[str, float]:
     """At each length, the bytes beyond those of an empty store, and the milliseconds of each of so many further wakes."""
-    figures = {}
+    figures: dict[str, float] = {}
     changed = threading.Event()
     with embedded(url, agents=AGENTS) as runtime:
         runtime.watch(changed.set)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wakeloop import Context, agent
+from wakeloop import Call, Context, agent
 
 
 async def remember(ctx: Context[None], text: str) -> None:
@@ -12,4 +12,5 @@ async def remember(ctx: Context[None], text: str) -> None:
 @agent()
 async def listener(ctx: Context[None]) -> None:
     """Take down one message."""
+    assert isinstance(ctx.event, Call) and isinstance(ctx.event.input, str)
     await remember(ctx, ctx.event.input)
