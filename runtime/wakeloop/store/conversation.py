@@ -64,7 +64,7 @@ _MESSAGE = [
 _ENTRIES = sa.select(*conversation.columns, *_MESSAGE)
 _IS_MESSAGE = sa.and_(conversation.c.content.is_(None), messages.c.id == conversation.c.source)
 _ORDER = (conversation.c.session_id, conversation.c.seq)
-_RANGE = (
+_RANGE: Any = (
     _ENTRIES.select_from(conversation.outerjoin(messages, _IS_MESSAGE))
     .where(
         conversation.c.session_id == sa.bindparam("session", type_=sa.BigInteger()),
@@ -84,7 +84,7 @@ _ranges = _wanted.table_valued(
     sa.column("first", sa.Integer()),
     sa.column("last", sa.Integer()),
 ).render_derived(name="wanted")
-_RANGES = (
+_RANGES: Any = (
     _ENTRIES.select_from(_ranges)
     .join(
         conversation,
