@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -17,14 +15,14 @@ from typing import Annotated, Any
 import psycopg
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from bench import results, table
 from bench.benchmarks import HIDDEN, NAMES
 from bench.lab import PEERS, Lab, Options, server_dsn
 from bench.limits import Limits, machine
 from bench.page import publish
-from bench.rounds import Outcome, run_trial
-from bench.trial import Trial
+from bench.rounds import OURS, Outcome, run_trials
 from bench.verdicts import changes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
@@ -46,14 +44,13 @@ def run(
     options = Options(rounds=rounds, quick=quick, peers=peers)
     begin = list(os.getloadavg())
     limits = Limits()
-    outcomes: list[Outcome] = []
     with Lab(options) as lab:
         trials = [trial for name in names for trial in _module(name).trials(lab)]
         wanted = {line.limit for trial in trials for line in trial.lines if line.limit is not None}
         limits.take(lab, wanted)
-        for outcome in _outcomes(trials, options):
-            outcomes.append(outcome)
-        limits.take(lab, wanted)
+        outcomes, is_cut_short = run_trials(trials, rounds, peers=peers, told=_tell, done=_done)
+        if not is_cut_short:
+            limits.take(lab, wanted)
         servers = _servers(lab)
     result: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,7 +65,10 @@ def run(
     }
     path = results.save(result, folder)
     _report(result, path, folder)
-    if any("wakeloop" in outcome.failures for outcome in outcomes):
+    if is_cut_short:
+        console.print("cut short: what was not over is not in it")
+        raise typer.Exit(130)
+    if any(OURS in outcome.failures for outcome in outcomes):
         raise typer.Exit(1)
 
 
@@ -88,14 +88,10 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"bench.benchmarks.{name}")
 
 
-def _outcomes(trials: list[Trial], options: Options) -> Iterator[Outcome]:
-    for trial in trials:
-        begun = time.perf_counter()
-        outcome = run_trial(trial, options.rounds, peers=options.peers, told=_tell)
-        for name, failures in outcome.failures.items():
-            console.print(f"[red]failed[/]  {trial.name}: {name}: {failures[0][-2000:]}")
-        console.print(f"[dim]{trial.name}: {time.perf_counter() - begun:.0f} s[/]")
-        yield outcome
+def _done(outcome: Outcome) -> None:
+    for name, failures in outcome.failures.items():
+        console.print(f"[red]failed[/]  {outcome.trial.name}: {name}: {escape(failures[0][-2000:])}")
+    console.print(f"[dim]{outcome.trial.name}: {outcome.seconds:.0f} s[/]")
 
 
 def _tell(text: str) -> None:

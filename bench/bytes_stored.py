@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 
 import psycopg
@@ -21,18 +22,31 @@ def bytes_stored(url: str) -> tuple[int, int]:
     """Tables with their indexes and large values: packed, as a dump that was just restored would take, and on the disk before
     that, with what updates left behind. They are packed afterwards."""
     if url.startswith("sqlite"):
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=60)
-        try:
+        file = url.removeprefix("sqlite:///")
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=60)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             on_disk = _pages(connection)
             connection.execute("VACUUM")
             return _pages(connection), on_disk
-        finally:
-            connection.close()
     with psycopg.connect(dsn(url), autocommit=True) as session:
         on_disk = _one(session)
         session.execute("VACUUM FULL")
         return _one(session), on_disk
+
+
+def bytes_of(url: str, table: str) -> int | None:
+    """One table with its indexes and large values; None if this SQLite cannot tell (it lacks dbstat)."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=60)) as connection:
+            statement = "SELECT sum(pgsize) FROM dbstat WHERE name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?)"
+            with contextlib.suppress(sqlite3.OperationalError):
+                [[size]] = connection.execute(statement, (table,))
+                return int(size)
+            return None
+    with psycopg.connect(dsn(url), autocommit=True) as session:
+        row = session.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchone()
+        assert row is not None
+        return int(row[0])
 
 
 def _pages(connection: sqlite3.Connection) -> int:

@@ -159,7 +159,7 @@ class Lab:
         with contextlib.ExitStack() as stack:
             programs = []
             for number in range(count):
-                argv = [
+                argv: list[str | Path] = [
                     BIN / "celery",
                     "-A",
                     "wakeloop",

@@ -104,8 +104,8 @@ def celery_noops(lab: Lab) -> float:
     folder = lab.folder()
     done = folder / "done"
     env = environment(BENCH_BROKER=lab.redis.url, BENCH_DONE=str(done), BENCH_NOOPS=str(NOOPS))
-    send = [BIN / "python", "-m", "bench.sides.celery_noop"]
-    work = [BIN / "celery", "-A", "bench.sides.celery_noop", "worker", "--loglevel=WARNING"]
+    send: list[str | Path] = [BIN / "python", "-m", "bench.sides.celery_noop"]
+    work: list[str | Path] = [BIN / "celery", "-A", "bench.sides.celery_noop", "worker", "--loglevel=WARNING"]
     root = Path(__file__).parents[1]
     with Program(send, env=env, cwd=root) as sender:
         if sender.wait(120) != 0:

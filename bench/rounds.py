@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,3 +83,23 @@ def run_trial(
             outcome.rounds.setdefault(name, []).append(figures)
     outcome.seconds = time.perf_counter() - begun
     return outcome
+
+
+def run_trials(
+    trials: Iterable[Trial],
+    rounds: int,
+    *,
+    peers: bool = True,
+    told: Callable[[str], None] = lambda text: None,
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> tuple[list[Outcome], bool]:
+    """Do all of these; the outcomes, and whether Ctrl-C cut it short: then those of the trials that were over by then."""
+    outcomes: list[Outcome] = []
+    try:
+        for trial in trials:
+            outcome = run_trial(trial, rounds, peers=peers, told=told)
+            outcomes.append(outcome)
+            done(outcome)
+    except KeyboardInterrupt:
+        return outcomes, True
+    return outcomes, False

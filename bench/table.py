@@ -92,7 +92,7 @@ def bar_text(bar: Bar, unit: str) -> str:
 
 
 def times(ratio: float) -> str:
-    return "∞" if math.isinf(ratio) else f"{number(ratio)}×"
+    return f"{number(ratio)}×"
 
 
 def figure(value: float, unit: str) -> str:

@@ -93,7 +93,7 @@ def _told(
     name = best(medians, key=lambda side: medians[side], default=None)
     peer = medians[name] if name is not None else None
     middle = statistics.median(ours)
-    ratio = times_better(middle, peer, better) if peer is not None else None
+    ratio = times_better(middle, peer, better) if peer and middle else None
     basis, values = _basis(trial, line, ours, figures[name] if name is not None else None, name, better)
     return Told(
         trial=trial["name"], key=key, work=line["work"], unit=line["unit"], ours=middle, peer_name=name, peer=peer,

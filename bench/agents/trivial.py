@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wakeloop import Context, agent, step
+from wakeloop import Call, Context, agent, step
 
 
 @step
@@ -13,6 +13,7 @@ async def increment(number: int) -> int:
 @agent()
 async def count(ctx: Context[None]) -> int:
     """Take as many steps as it was told, one after the other."""
+    assert isinstance(ctx.event, Call) and isinstance(ctx.event.input, int)
     number = 0
     for _ in range(ctx.event.input):
         number = await increment(number)

@@ -40,6 +40,13 @@ def _trial(lab: Lab, *, sqlite: bool) -> Trial:
         bar = Bar(at_most=2 * length * LENGTH) if length >= 1000 else None
         lines += [
             Line(key=f"bytes-{length}", work=f"{words}: stored", unit="bytes", better=LESS, bar=bar),
+            Line(
+                key=f"own-{length}",
+                work="… of it the conversation, without its runs",
+                unit="bytes",
+                better=LESS,
+                bar=bar,
+            ),
             Line(key=f"disk-{length}", work="… on the disk, unpacked", unit="bytes", better=LESS),
             Line(key=f"wake-{length}", work="… a further wake", unit="ms", better=LESS),
         ]

@@ -43,7 +43,7 @@ def work(url: str, lengths: list[int], further: int, durability: str) -> dict[st
     builder.add_node("listener", listener)
     builder.add_edge(START, "listener")
     builder.add_edge("listener", END)
-    figures = {}
+    figures: dict[str, float] = {}
     with saver(url) as checkpointer:
         graph = builder.compile(checkpointer=checkpointer)
         empty = bytes_stored(url)

@@ -6,18 +6,19 @@ import statistics
 import threading
 from pathlib import Path
 
-from bench.bytes_stored import bytes_stored
+from bench.bytes_stored import bytes_of, bytes_stored
 from bench.side import Stopwatch, answer
 from bench.sides.embedding import any_open, embedded
 from bench.texts import message
 
 AGENTS = Path(__file__).parents[1] / "talking"
 LOOK_SECONDS = 1.0
+TABLE = "conversation"
 
 
 def work(url: str, lengths: list[int], further: int) -> dict[str, float]:
     """At each length, the bytes beyond those of an empty store, and the milliseconds of each of so many further wakes."""
-    figures = {}
+    figures: dict[str, float] = {}
     changed = threading.Event()
     with embedded(url, agents=AGENTS) as runtime:
         runtime.watch(changed.set)
@@ -39,6 +40,8 @@ def work(url: str, lengths: list[int], further: int) -> dict[str, float]:
                 tell()
             for name, now, then in zip(("bytes", "disk"), bytes_stored(url), empty, strict=True):
                 figures[f"{name}-{length}"] = now - then
+            if (own := bytes_of(url, TABLE)) is not None:
+                figures[f"own-{length}"] = own
             figures[f"wake-{length}"] = statistics.median(tell() for _ in range(further)) * 1000
     return figures
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
-
-from wakeloop import Context, agent
+from wakeloop import Call, Context, agent
 
 
-class Talk(BaseModel):
-    messages: list[str] = []
+async def remember(ctx: Context[None], text: str) -> None:
+    ctx.conversation.append("user", text)
 
 
-def remember(ctx: Context[Talk], text: str) -> None:
-    ctx.state.messages.append(text)
-
-
-@agent(state=Talk)
-async def listener(ctx: Context[Talk]) -> None:
+@agent()
+async def listener(ctx: Context[None]) -> None:
     """Take down one message."""
-    remember(ctx, ctx.event.input)
+    assert isinstance(ctx.event, Call) and isinstance(ctx.event.input, str)
+    await remember(ctx, ctx.event.input)

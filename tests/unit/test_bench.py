@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from bench import results, table
 from bench.page import BEGIN, END, PAGE, replaced, section
-from bench.rounds import OURS, Outcome, run_trial
+from bench.rounds import OURS, Outcome, run_trial, run_trials
 from bench.side import figures_in
 from bench.texts import LENGTH, message
 from bench.trial import Bar, Better, Figures, Line, Trial
@@ -102,6 +102,21 @@ def test_a_side_that_fails_is_told_and_not_asked_again() -> None:
     assert (asked, outcome.failures, len(outcome.rounds[OURS])) == (1, {"DBOS": ["OSError: collapsed"]}, 3)
     [line] = lines_of(outcome.as_json())
     assert (line.ours, line.peer, line.ratio, line.met) == (2.0, None, None, None)
+
+
+def test_what_was_over_before_ctrl_c_is_kept() -> None:
+    """The trial that it came into, and those after it, are not."""
+
+    def interrupted() -> Figures:
+        raise KeyboardInterrupt
+
+    good = Trial(name="good", lines=(RATE,), ours=lambda: {"rate": 1.0})
+    cut = Trial(name="cut", lines=(RATE,), ours=interrupted)
+
+    outcomes, is_cut_short = run_trials([good, cut, good], 1)
+
+    assert ([outcome.trial.name for outcome in outcomes], is_cut_short) == (["good"], True)
+    assert run_trials([good], 1)[1] is False
 
 
 # ---------------------------------------------------------------------- ratios and bars
