@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from wakeloop import meters
+from wakeloop import meters, run_traces, tracing
 from wakeloop.agent import Agent, WhileBusy
 from wakeloop.asking import RequestSpec
 from wakeloop.changes import Changes, receivers
@@ -156,6 +157,11 @@ class Turn:
         """What `changes` gave is committed: what was recorded may be seen."""
         self.session = session
         self._can_deliver = True
+        if tracing.tracer is not None:
+            run_traces.end_all(self._ended)
+            run_traces.end_all(
+                (run for run in self._runs.values() if not self._is_busy(run)), RunStatus.WAITING
+            )
         self._ended.clear()
 
     def park_all(self, reason: str) -> None:
@@ -193,9 +199,11 @@ class Turn:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is under way, so that the session may be let go."""
-        return not self.wanted and not any(
+        return not self.wanted and not any(self._is_busy(run) for run in self._runs.values())
+
+    def _is_busy(self, run: OpenRun) -> bool:
+        return bool(
             run.is_blocked or run.running or (run.execution and run.execution.steps_to_start(self._now))
-            for run in self._runs.values()
         )
 
     def next_due(self) -> datetime | None:
@@ -222,9 +230,16 @@ class Turn:
                             args=call.args,
                             kwargs=call.kwargs,
                             attempt=call.attempts + 1,
+                            span=run.span,
                         )
                     )
         return jobs
+
+    def within(self, run_id: UUID) -> AbstractContextManager[None]:
+        """Let the span of a run, if it has one, be the current one for what is done within."""
+        runs = (run for run in [*self._runs.values(), *self._ended] if run.id == run_id)
+        span = next((run.span for run in runs), None) if tracing.tracer is not None else None
+        return nullcontext() if span is None else span.current()
 
     def abandoned(self) -> list[StepKey]:
         """Keys of steps under way that no handler waits for any more."""
@@ -277,6 +292,8 @@ class Turn:
             for run in [*self._runs.values(), *self._ended]
             for op in run.running
         ]
+        if tracing.tracer is not None:
+            run_traces.end_all([*self._runs.values(), *self._ended])
         for run in self._runs.values():
             if run.execution is not None:
                 run.execution.close()
@@ -366,7 +383,7 @@ class Turn:
         if item.kind == "cancel":
 
             def cancel() -> None:
-                if run.is_started and run.execution is None and not self._wake(run):
+                if run.is_started and not self._wake(run, item):
                     return  # its journal comes first
                 self._consume(item)
                 if run.execution is not None and run.execution.cancelling and run.id in self._runs:
@@ -424,6 +441,7 @@ class Turn:
                 status=RunStatus.QUEUED,
                 event=dump_event(event),
                 created_at=item.arrived_at,
+                trace=item.trace,
             )
             run = self._runs[row.id] = OpenRun(row=row, is_new=True)
             self._consume(item)
@@ -436,16 +454,22 @@ class Turn:
     def _start(self, run: OpenRun) -> None:
         run.set(status=RunStatus.RUNNING, started_at=self._now)
         self._journals[run.id] = []
+        run_traces.begin(run, self.session, run.row.trace, run_traces.START)
         self._wake(run)
 
-    def _wake(self, run: OpenRun) -> bool:
-        """Bring a run into memory; False if its journal is not here yet, or it cannot go on."""
+    def _wake(self, run: OpenRun, item: InboxRow | None = None) -> bool:
+        """Bring a run into memory, because of what came for it, if anything did; False if its journal is not here yet, or
+        it cannot go on."""
+        if item is not None and (run.execution is not None or run.id in self._journals):
+            run_traces.begin(run, self.session, item.trace, item.kind)
         if run.execution is not None:
             return True
         if run.id not in self._journals:
             self.wanted.add(run.id)
             return False
         assert run.row.started_at is not None
+        if run.span is None and run.row.status is RunStatus.RUNNING:
+            run_traces.begin(run, self.session, None, run_traces.TAKEOVER)
         facts = RunFacts(
             id=str(run.id),
             session=self.session.name,
@@ -483,7 +507,7 @@ class Turn:
         """Give a run what came for it. If the run gets parked on it, it is kept for the run's retry."""
         if run.execution is None and run.id not in self._journals:
             self.wanted.add(run.id)
-        elif self._wake(run) and self._deliver(run, op, value, ok=ok):
+        elif self._wake(run, item) and self._deliver(run, op, value, ok=ok):
             self._consume(item)
         else:
             self._inbox[item.id] = replace(item, target=run.id)
@@ -526,8 +550,13 @@ class Turn:
         execution = run.execution
         assert execution is not None
         try:
-            go()
-            self._collect(run)
+            if tracing.tracer is None:
+                go()
+                self._collect(run)
+            else:
+                with run_traces.working(run, self.session):
+                    go()
+                    self._collect(run)
         except Exception as error:
             execution.take()
             self._park(run, error)

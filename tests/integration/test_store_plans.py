@@ -48,6 +48,7 @@ from wakeloop.store import (
 from wakeloop.store.batches import Insert
 from wakeloop.store.database import Database
 from wakeloop.store.records import (
+    ChildEnd,
     NewMessage,
     NewRequest,
     NewRun,
@@ -210,7 +211,7 @@ def a_whole_commit(connection: Any) -> None:
                 posts=[Post(agent="agent2", key=f"new{id}", kind="signal", dedupe="s1")],
                 wakeups=[NewWakeup(ref="w", spec="{}", anchor=NOW, nominal=AHEAD, due_at=AHEAD)],
                 cancelled_wakeups=[f"r{id - 1}"], receivers={run: [(2, "c1")]}, closed_runs=[run],
-                answers=[(9, uuid(1, 9), run, "{}")],
+                answers=[ChildEnd(session=9, parent=uuid(1, 9), run=run, body="{}")],
             )
         )  # fmt: skip
     results = turns.commit(connection, commits, now=NOW, also=[12])
@@ -291,7 +292,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "inbox.ensure_sessions": lambda c: inbox.ensure_sessions(c, [("agent1", "k1"), ("agent2", "k2"), ("agent3", "new")], now=NOW),
     "inbox.find_session": lambda c: inbox.find_session(c, "agent1", "k1"),
     "inbox.post": lambda c: inbox.post(c, [Post(agent="a", key="k", kind="signal", dedupe="d1")], {("a", "k"): 2}, now=NOW),
-    "inbox.answer": lambda c: inbox.answer(c, [(3, uuid(1, 3), uuid(1, 4), "{}")], now=NOW),
+    "inbox.answer": lambda c: inbox.answer(c, [ChildEnd(session=3, parent=uuid(1, 3), run=uuid(1, 4), body="{}")], now=NOW),
+    "inbox.causes": lambda c: inbox.causes(c, [1, 2, 30]),
     "inbox.queue_runs": lambda c: inbox.queue_runs(c, [NewRun(id=uuid(5, 1), agent="a", key="k", event="{}")], {("a", "k"): 2}, now=NOW),
     "inbox.touch": lambda c: inbox.touch(c, [1, 2, 30], now=NOW),
     "keys.ensure_key": lambda c: (keys.ensure_key(c, "k1", now=NOW), keys.ensure_key(c, "new", now=NOW)),

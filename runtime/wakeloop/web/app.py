@@ -25,6 +25,7 @@ from wakeloop.web.api import PREFIX, make_api
 from wakeloop.web.limits import FailureLimit, RateLimit, whose
 from wakeloop.web.metrics import metrics_router
 from wakeloop.web.site import add_pages
+from wakeloop.web.traced import Traced
 from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
@@ -119,6 +120,8 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     app.include_router(metrics_router(runtime, api.state.wrong_tokens))
     add_pages(app, runtime)
+    runtime.begin_traces()
+    app.add_middleware(Traced, trusted=trusted)
     return app
 
 
