@@ -150,8 +150,9 @@ async def call_step(job: StepJob, pool: ThreadPoolExecutor | None) -> Any:
             value = job.step.function(*job.args, **job.kwargs)
         else:
             # In the context of this task, which has the step's span.
-            run = contextvars.copy_context().run
-            value, error = await asyncio.get_running_loop().run_in_executor(pool, run, _call, job)
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            value, error = await loop.run_in_executor(pool, lambda: context.run(_call, job))
             if error is not None:
                 raise error
         return await value if inspect.isawaitable(value) else value

@@ -151,6 +151,6 @@ def causes(connection: Connection, session_ids: Collection[int]) -> dict[int, li
     """The traces to which that belongs for which these sessions are due, each once, by session."""
     found: dict[int, dict[str, None]] = {}
     if session_ids:
-        for session, trace in connection.execute(_CAUSES, {"ids": sorted(session_ids)}):
-            found.setdefault(session, {})[trace] = None
+        for row in connection.execute(_CAUSES, {"ids": sorted(session_ids)}):
+            found.setdefault(row.session_id, {})[row.trace] = None
     return {session: list(traces) for session, traces in found.items()}
