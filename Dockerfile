@@ -5,12 +5,12 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md CHANGELOG.md ./
 COPY runtime runtime
 COPY channels channels
-ARG EXTRAS=flower,apprise,discord,email,slack,telegram
+ARG EXTRAS=flower,apprise,discord,email,otel,slack,telegram
 RUN pip wheel --no-cache-dir --wheel-dir /wheels --constraint constraints.txt ".[$EXTRAS]"
 
 FROM python:3.12-slim-bookworm
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-ARG EXTRAS=flower,apprise,discord,email,slack,telegram
+ARG EXTRAS=flower,apprise,discord,email,otel,slack,telegram
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links /wheels "wakeloop[$EXTRAS]"
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin wakeloop

@@ -23,6 +23,7 @@ from standardwebhooks import Webhook
 
 from wakeloop.channel import CALLBACK_CHANNEL, Capabilities, Outgoing, Receipt
 from wakeloop.errors import PermanentChannelError, TemporaryChannelError
+from wakeloop.telemetry import carrying
 
 TIMEOUT_SECONDS = 10.0
 CONNECTIONS = 100
@@ -129,7 +130,7 @@ class CallbackSender:
         port = "" if parts.port is None else f":{parts.port}"
         literal = f"[{address}]" if address.version == 6 else str(address)
         target = parts._replace(netloc=f"{literal}{port}", fragment="").geturl()
-        headers = {"host": parts.netloc.rpartition("@")[2], **signed}
+        headers = carrying({"host": parts.netloc.rpartition("@")[2], **signed})
         extensions: dict[str, Any] = {"timeout": httpx2.Timeout(self._timeout).as_dict()}
         if parts.scheme == "https":
             extensions["sni_hostname"] = host

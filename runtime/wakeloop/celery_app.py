@@ -32,6 +32,7 @@ from . import embedded
 from .dispatch import Dispatcher, Host, RunsFailed, TurnMessage
 from .errors import ConfigurationError
 from .logs import JsonFormatter
+from .telemetry import flush
 
 if TYPE_CHECKING:
     from .embedded import Broker
@@ -215,6 +216,12 @@ def log_json() -> None:
 def _format_as_json(logger: logging.Logger, **_: Any) -> None:
     for handler in logger.handlers:
         handler.setFormatter(JsonFormatter())
+
+
+@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator] # Celery has no types
+def _flush_traces(**_: Any) -> None:
+    # A child of the prefork pool ends without what Python does at a program's end.
+    flush()
 
 
 def turn_task(agent: str) -> str:

@@ -22,6 +22,7 @@ from wakeloop.events import EVENT, Attachment, dump_event
 from wakeloop.status import RequestStatus, RunStatus
 from wakeloop.store import requests
 from wakeloop.store.records import (
+    ChildEnd,
     InboxRow,
     NewEntry,
     NewMessage,
@@ -148,7 +149,12 @@ class Changes:
             )
             facts["failure"] = describe(failed).model_dump(mode="json")
         self.commit.answers.append(
-            (row.parent_session_id, row.parent_id, row.id, JSON_CODEC.dump(facts, "child"))
+            ChildEnd(
+                session=row.parent_session_id,
+                parent=row.parent_id,
+                run=row.id,
+                body=JSON_CODEC.dump(facts, "child"),
+            )
         )
 
     def wakeups(self, schedules: Sequence[Any]) -> tuple[cmd.Wakeup, ...]:

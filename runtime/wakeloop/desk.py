@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 from sqlalchemy.engine import Connection
 
-from wakeloop import asking, calls
+from wakeloop import asking, calls, tracing
 from wakeloop.asking import Due, HowToReply, Progress, RequestSpec, Settled
 from wakeloop.calls import DIGEST_PREFIX
 from wakeloop.channel import CALLBACK_CHANNEL, Button, Field
@@ -76,7 +77,7 @@ class Desk:
         store.lock_contacts(connection, set().union(*(self._everybody(spec) for spec in specs.values())))
         for row in rows:
             try:
-                with connection.begin_nested():
+                with connection.begin_nested(), _traced(row):
                     self._work(connection, row, specs[row.id], now)
             except Exception:
                 log.exception("a request could not be worked on; it is tried again", request=str(row.id))
@@ -469,6 +470,15 @@ class Desk:
             return self._world.people.get(contact).name
         except NotFound:
             return contact
+
+
+def _traced(row: Any) -> AbstractContextManager[Any]:
+    """What is first done for a request belongs to the trace in which it was made; what is due later begins one of its own,
+    with a link there."""
+    if row.asked_at is None:
+        return tracing.resumed(row.trace)
+    facts = {"wakeloop.request": str(row.id), "wakeloop.run": None if row.run_id is None else str(row.run_id)}
+    return tracing.span(f"follow up {row.kind}", "internal", facts, links=[row.trace], is_root=True)
 
 
 def _field(spec: FieldSpec) -> Field:

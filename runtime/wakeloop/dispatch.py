@@ -13,12 +13,14 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class TurnMessage:
-    """Sessions of one agent that need a turn. `names` are the sessions' readable names, such as `standup/default`."""
+    """Sessions of one agent that need a turn. `names` are the sessions' readable names, such as `standup/default`. causes:
+    the traces that led to them (see `wakeloop.tracing`); they are not sent."""
 
     agent: str
     queue: str | None
     sessions: tuple[int, ...]
     names: tuple[str, ...]
+    causes: tuple[str, ...] = ()
 
 
 class Dispatcher(Protocol):

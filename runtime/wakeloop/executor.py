@@ -310,7 +310,7 @@ class Executor:
 
     def _poke_receivers(self, commits: list[SessionCommit]) -> None:
         """Look into the inboxes of sessions under way here that others here wrote to."""
-        ids = {answer[0] for one in commits for answer in one.answers}
+        ids = {answer.session for one in commits for answer in one.answers}
         names = {(post.agent, post.key) for one in commits for post in one.posts}
         names |= {(run.agent, run.key) for one in commits for run in one.spawned}
         if ids or names:
@@ -413,7 +413,7 @@ class Executor:
             log.warning("another worker has taken this session over", session=turn.session.name)
             self._lose([result.session_id])
             return
-        progress.tell(commit)
+        progress.tell(commit, turn.within)
         if result.released:
             failures = turn.failures
             turn.close()

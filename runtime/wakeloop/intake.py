@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from wakeloop import crashpoints
+from wakeloop import crashpoints, tracing
 from wakeloop.attachments import KEPT
 from wakeloop.channel import (
     Amending,
@@ -192,7 +192,14 @@ class Intake:
         """Record what a provider told: a message, or how far one of ours has come."""
         if isinstance(item, DeliveryUpdate):
             self.update(channel, item)
-        else:
+            return
+        facts = {
+            "messaging.system": channel,
+            "messaging.operation.name": "receive",
+            "messaging.operation.type": "receive",
+            "wakeloop.channel": channel,
+        }
+        with tracing.span(f"receive {channel}", "consumer", facts):
             self.incoming(channel, item, auth=auth)
 
     def channel(self, name: str) -> Channel:
@@ -216,7 +223,10 @@ class Intake:
                 connection, channel, update.provider_id, update.status, update.error, now=now
             )
             if row is not None and update.status is DeliveryStatus.FAILED:
-                self._outbox.fall_through(connection, row.message_id, update.error or "undelivered", now=now)
+                with tracing.resumed(row.trace):
+                    self._outbox.fall_through(
+                        connection, row.message_id, update.error or "undelivered", now=now
+                    )
             return row is not None
 
         return self._transact(work)

@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from wakeloop import tracing
+
 _SPACE = re.compile(r"\s")
 
 FIELDS = "wakeloop_fields"
@@ -30,7 +32,8 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `at` (UTC), `level`, `logger`, `event`, the fields of our own records, and `exception`.
+    """One JSON object a line: `at` (UTC), `level`, `logger`, `event`, the fields of our own records, `trace_id` and
+    `span_id` of the current span, and `exception`.
 
     Records of other libraries have their whole message as `event`."""
 
@@ -44,6 +47,7 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage() if ours is None else "",
         }
         facts |= ours or {}
+        facts |= tracing.log_ids()
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
         return json.dumps(facts, ensure_ascii=False, default=str)

@@ -15,6 +15,7 @@ from wakeloop.engine.operation import Operation
 from wakeloop.status import RunStatus
 from wakeloop.steps import Step
 from wakeloop.store.records import RunRow
+from wakeloop.tracing import Span
 
 StepKey = tuple[int, int, UUID, int]
 """Names an attempt at a step: session, the session's fencing token, run, operation."""
@@ -31,7 +32,7 @@ class RunError(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class StepJob:
-    """A call of a step that is to be carried out now. `key` names it in what comes back."""
+    """A call of a step that is to be carried out now. `key` names it in what comes back. span: the run's."""
 
     key: StepKey
     agent: str
@@ -39,6 +40,7 @@ class StepJob:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     attempt: int
+    span: Span | None = None
 
 
 @dataclass(kw_only=True)
@@ -46,7 +48,8 @@ class OpenRun:
     """A run of the held session that is not over.
 
     values: the columns of its row that changed. records: what its journal gained. running: steps under way, or chosen
-    to be, by operation; chosen: those of them that begin with the next commit."""
+    to be, by operation; chosen: those of them that begin with the next commit. span: of its work in this turn, if there
+    are traces."""
 
     row: RunRow
     is_new: bool = False
@@ -56,6 +59,7 @@ class OpenRun:
     records: list[Record] = field(default_factory=list)
     running: dict[int, Operation] = field(default_factory=dict)
     chosen: list[Operation] = field(default_factory=list)
+    span: Span | None = None
 
     @property
     def id(self) -> UUID:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
-from wakeloop import crashpoints, meters
+from wakeloop import crashpoints, meters, tracing
 from wakeloop.amending import Amender, amends
 from wakeloop.attempts import failure_words, may_double, most_tries, wait_seconds
 from wakeloop.channel import DeliveryStatus, Outgoing, Receipt, Sender
@@ -39,24 +39,27 @@ PATIENCE_SECONDS = 5.0
 @dataclass(frozen=True, kw_only=True)
 class _Sent:
     """What came of an attempt: a receipt, or an error to be tried again after `again` seconds (or at a time), or for
-    good."""
+    good. cause: the exception that it was."""
 
     receipt: Receipt | None = None
     status: DeliveryStatus = DeliveryStatus.SENT
     error: str | None = None
     again: float | datetime | None = None
+    cause: Exception | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Claimed:
     """A message for the provider, until when it is claimed, and the delivery of it, or the first of a bundle, as it was
-    before the claim. not_before: if it has not left yet, it must not before that time. composed: what goes with it."""
+    before the claim. not_before: if it has not left yet, it must not before that time. composed: what goes with it.
+    traces: of those that go with it in one message."""
 
     row: Any
     text: str
     until: datetime
     not_before: datetime | None = None
     composed: Composed = field(default_factory=Composed)
+    traces: Sequence[str | None] = ()
 
 
 class Outbox:
@@ -120,7 +123,7 @@ class Outbox:
                 # Whoever has it by then would take it for one that may have left.
                 log.warning("a claim ran out before its turn", delivery=str(one.row.id))
                 return
-            sent = await self._attempt(one)
+            sent = await self._traced(one)
             meters.DELIVERY_ATTEMPTS.labels(one.row.channel, str(sent.status)).inc()
             if sent.receipt is not None:
                 crashpoints.reach("outbox.sent")
@@ -164,9 +167,8 @@ class Outbox:
             until[parcel.ids[0]] = now + timedelta(seconds=2 * self._send_seconds * place)
         claims.take(connection, until, owner=self._owner, now=now)
         led = [id for id in until if rows[id].bundle is not None]
-        texts = {
-            id: joined(row.text for row in found) for id, found in claims.members(connection, led).items()
-        }
+        members = claims.members(connection, led)
+        texts = {id: joined(row.text for row in found) for id, found in members.items()}
         composed = self._composer.compose(connection, [rows[id] for id in until])
         return [
             _Claimed(
@@ -175,6 +177,7 @@ class Outbox:
                 until=until[parcel.ids[0]],
                 not_before=parcel.not_before,
                 composed=composed.get(parcel.ids[0], Composed()),
+                traces=[row.trace for row in members.get(parcel.ids[0], map(rows.__getitem__, parcel.ids))],
             )
             for parcel in made.parcels
         ]
@@ -233,6 +236,32 @@ class Outbox:
                     why=str(one.why), until=one.until.isoformat(),
                 )  # fmt: skip
 
+    async def _traced(self, claimed: _Claimed) -> _Sent:
+        """Make an attempt, in a span of the trace in which the message was recorded."""
+        row = claimed.row
+        facts = {
+            "messaging.system": row.channel,
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "wakeloop.channel": row.channel,
+            "wakeloop.delivery": str(row.id),
+            "wakeloop.attempt": row.tries + 1,
+            "wakeloop.run": None if row.run_id is None else str(row.run_id),
+            "wakeloop.request": None if row.request_id is None else str(row.request_id),
+            "messaging.batch.message_count": len(claimed.traces) if len(claimed.traces) > 1 else None,
+        }
+        links = {one for one in claimed.traces if one != row.trace}
+        is_root = row.trace is None
+        with tracing.span(f"send {row.channel}", "client", facts, parent=row.trace, links=[*links], is_root=is_root) as span:  # fmt: skip
+            sent = await self._attempt(claimed)
+            if span is not None:
+                span.note({"wakeloop.status": str(sent.status)})
+                if sent.cause is not None:
+                    span.fail(sent.cause)
+                elif sent.status is DeliveryStatus.FAILED:
+                    span.fail("failed")
+        return sent
+
     async def _attempt(self, claimed: _Claimed) -> _Sent:
         row = claimed.row
         channel = self._channels.get(row.channel)
@@ -262,26 +291,27 @@ class Outbox:
                 receipt = await channel.send(message)
                 return _Sent(receipt=receipt, status=receipt.status)
         except PermanentChannelError as error:
-            return _Sent(status=DeliveryStatus.FAILED, error=failure_words(error))
+            return _Sent(status=DeliveryStatus.FAILED, error=failure_words(error), cause=error)
         except TemporaryChannelError as error:
             tries = row.tries + 1
             if tries >= most_tries(channel.capabilities):
                 return _Sent(
                     status=DeliveryStatus.FAILED,
                     error=f"given up after {tries} attempts: {failure_words(error)}",
+                    cause=error,
                 )
             wait = wait_seconds(channel.capabilities, tries, error.retry_after)
             # If an earlier attempt may have got through, and the provider's list could not be read, it still may have.
             status = DeliveryStatus.UNKNOWN if in_doubt else DeliveryStatus.PENDING
-            return _Sent(status=status, error=failure_words(error), again=wait)
+            return _Sent(status=status, error=failure_words(error), again=wait, cause=error)
         except Exception as error:
             log.warning("a delivery's outcome is unknown", delivery=str(row.id), error=type(error).__name__)
             tries = row.tries + 1
             if tries >= most_tries(channel.capabilities, may_double=may_double(channel.capabilities)):
-                return _Sent(
-                    status=DeliveryStatus.FAILED, error=f"given up after {tries} attempts: {error!r}"
-                )
-            return _Sent(status=DeliveryStatus.UNKNOWN, error=repr(error), again=RECONCILE_SECONDS)
+                words = f"given up after {tries} attempts: {error!r}"
+                return _Sent(status=DeliveryStatus.FAILED, error=words, cause=error)
+            again = RECONCILE_SECONDS
+            return _Sent(status=DeliveryStatus.UNKNOWN, error=repr(error), again=again, cause=error)
 
     def record(self, row: Any, sent: _Sent) -> None:
         """Record what came of an attempt, and what follows from it, in one transaction."""
@@ -315,7 +345,8 @@ class Outbox:
                     error=error,
                 )
                 if written and status is DeliveryStatus.FAILED:
-                    self.fall_through(connection, row.message_id, error or "", now=now)
+                    with tracing.resumed(row.trace):
+                        self.fall_through(connection, row.message_id, error or "", now=now)
                 elif written and may_amend and request is not None:
                     amendments.arrive(connection, row.id, now=now)
 
@@ -345,8 +376,17 @@ class Outbox:
         for channel, address in route:
             if channel not in tried:
                 id = self._world.ids.new_id()
+                trace = tracing.carried()
                 outbox.add_delivery(
-                    connection, id, message_id, message.contact, channel, address, now=now, held=held
+                    connection,
+                    id,
+                    message_id,
+                    message.contact,
+                    channel,
+                    address,
+                    now=now,
+                    held=held,
+                    trace=trace,
                 )
                 outbox.set_channel(connection, message_id, channel)
                 if message.request_id is not None and amends(self._channels.get(channel)):

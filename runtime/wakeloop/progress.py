@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,31 +21,37 @@ _ENDS = {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.STUCK, RunStatus.CANCE
 _switch = logging.getLogger("wakeloop.runs")
 
 
-def tell(commit: SessionCommit) -> None:
-    """Count and log what a commit did to each of its session's runs: started, steps done, what it waits for, how it ended."""
+def tell(
+    commit: SessionCommit, within: Callable[[UUID], AbstractContextManager[None]] = lambda _: nullcontext()
+) -> None:
+    """Count and log what a commit did to each of its session's runs: started, steps done, what it waits for, how it ended.
+
+    within: makes the span of a run the current one, which log lines tell."""
     _count(commit)
     if not _switch.isEnabledFor(logging.INFO):
         return
     for id, values in _changed(commit):
-        run = log.bind(
-            agent=commit.session.agent,
-            session=commit.session.name,
-            run=id.hex[-8:],
-            turn=commit.session.token,
-        )
-        if values.get("started_at") is not None:
-            run.info("run started")
-        for record in commit.records.get(id, ()):
-            if record.kind is Kind.STEP:
-                run.info("step done" if record.ok else "step failed", step=record.name)
-        if values.get("waits") is not None:
-            run.info("run waits", **_until(values.get("wake_at")))
-        match values.get("status"):
-            case RunStatus.COMPLETED | RunStatus.CANCELLED as ended:
-                run.info(f"run {ended}")
-            case RunStatus.FAILED:
-                error = RunError.model_validate_json(values["failure"])
-                run.error("run failed", reason=error.failure.name)
+        with within(id):
+            _tell_run(commit, id, values)
+
+
+def _tell_run(commit: SessionCommit, id: UUID, values: dict[str, Any]) -> None:
+    run = log.bind(
+        agent=commit.session.agent, session=commit.session.name, run=id.hex[-8:], turn=commit.session.token
+    )
+    if values.get("started_at") is not None:
+        run.info("run started")
+    for record in commit.records.get(id, ()):
+        if record.kind is Kind.STEP:
+            run.info("step done" if record.ok else "step failed", step=record.name)
+    if values.get("waits") is not None:
+        run.info("run waits", **_until(values.get("wake_at")))
+    match values.get("status"):
+        case RunStatus.COMPLETED | RunStatus.CANCELLED as ended:
+            run.info(f"run {ended}")
+        case RunStatus.FAILED:
+            error = RunError.model_validate_json(values["failure"])
+            run.error("run failed", reason=error.failure.name)
 
 
 def _count(commit: SessionCommit) -> None:

@@ -161,6 +161,12 @@ class Settings(BaseSettings):
     metrics_address: str = Field(
         default="127.0.0.1", min_length=1, description="The address of that port.", examples=["0.0.0.0"]
     )
+    traces: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether OpenTelemetry gets traces: auto, if OpenTelemetry's own variables (OTEL_…) name an exporter or "
+        "the process has a provider already.",
+        examples=["off"],
+    )
     unknown_sender: Literal["ignore", "answer"] = Field(
         default="ignore",
         description="What becomes of a message from somebody who is no contact.",

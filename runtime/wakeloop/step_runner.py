@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol
 
 from wakeloop.logs import get_logger
 from wakeloop.open_run import StepJob, StepKey
+from wakeloop.tracing import Span
 
 log = get_logger("wakeloop.step_runner")
 
@@ -138,16 +141,40 @@ class ThreadedSteps:
 
 async def call_step(job: StepJob, pool: ThreadPoolExecutor | None) -> Any:
     """One attempt at a step, within its timeout. Without a pool a sync function runs right here."""
+    if job.span is not None:
+        return await _call_traced(replace(job, span=None), job.span, pool)
     async with asyncio.timeout(job.step.options.timeout):
         if job.step.is_async:
             return await job.step.function(*job.args, **job.kwargs)
         if pool is None:
             value = job.step.function(*job.args, **job.kwargs)
         else:
-            value, error = await asyncio.get_running_loop().run_in_executor(pool, _call, job)
+            # In the context of this task, which has the step's span.
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            value, error = await loop.run_in_executor(pool, lambda: context.run(_call, job))
             if error is not None:
                 raise error
         return await value if inspect.isawaitable(value) else value
+
+
+async def _call_traced(job: StepJob, run: Span, pool: ThreadPoolExecutor | None) -> Any:
+    """The same in a span within the run's: the current one for what the step does, in whichever thread."""
+    facts = {
+        "wakeloop.agent": job.agent,
+        "wakeloop.run": str(job.key[2]),
+        "wakeloop.step": job.step.name,
+        "wakeloop.attempt": job.attempt,
+    }
+    span = run.child(f"step {job.step.name}", "internal", facts)
+    try:
+        with span.current():
+            return await call_step(job, pool)
+    except BaseException as error:
+        span.fail(error)
+        raise
+    finally:
+        span.end()
 
 
 def _call(job: StepJob) -> tuple[Any, BaseException | None]:

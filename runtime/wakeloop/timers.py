@@ -6,7 +6,8 @@ import hashlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,13 +16,13 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from wakeloop import calendar, crashpoints, meters
+from wakeloop import calendar, crashpoints, meters, tracing
 from wakeloop.alive import is_dead
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
 from wakeloop.logs import get_logger
-from wakeloop.store import amendments, due, leases, outbox, schedules
+from wakeloop.store import amendments, due, inbox, leases, outbox, schedules
 from wakeloop.store.database import Database
 from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
 from wakeloop.store.records import NewRun
@@ -149,6 +150,9 @@ class Timers:
             now = self._database.now()
             if found.sessions or worked or fired:
                 ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
+            causes = (
+                inbox.causes(connection, [id for id, _, _ in ready]) if tracing.tracer is not None else {}
+            )
             if found.deliveries or worked:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
             if found.amendments or worked:
@@ -157,7 +161,7 @@ class Timers:
         next_due = now if fired or ready or deliveries or worked else found.next
         crashpoints.reach("timers.claimed")
         return Swept(
-            turns=self._messages(ready),
+            turns=self._messages(ready, causes),
             deliveries=[str(id) for id in deliveries],
             next_due=next_due,
             requests=worked,
@@ -210,7 +214,13 @@ class Timers:
                 missed=occurrence.missed,
                 missed_count=occurrence.missed_count,
             )
-            found.append(self._new_run(row, tick))
+            facts = {
+                "wakeloop.agent": row.agent,
+                "wakeloop.session": row.key,
+                "wakeloop.nominal": str(tick.nominal),
+            }
+            with tracing.span(f"tick {row.agent}", "producer", facts, is_root=True):
+                found.append(self._new_run(row, tick))
         return found
 
     def _new_run(self, row: Any, tick: Tick, **skip: Any) -> NewRun:
@@ -255,7 +265,9 @@ class Timers:
             leases.recover(connection, now=now)
             outbox.recover(connection, now=now)
 
-    def _messages(self, ready: Sequence[tuple[int, str, str]]) -> list[TurnMessage]:
+    def _messages(
+        self, ready: Sequence[tuple[int, str, str]], causes: Mapping[int, Sequence[str]]
+    ) -> list[TurnMessage]:
         by_agent: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for id, agent, key in ready:
             by_agent[agent].append((id, f"{agent}/{key}"))
@@ -271,6 +283,7 @@ class Timers:
                         queue=queue,
                         sessions=tuple(id for id, _ in part),
                         names=tuple(name for _, name in part),
+                        causes=tuple(cause for id, _ in part for cause in causes.get(id, ())),
                     )
                 )
         return messages
@@ -349,7 +362,8 @@ class TimerThread:
             self._timers.relieve(self._lease_seconds)
         swept = self._timers.sweep()
         if swept.turns:
-            self._dispatcher.turns(swept.turns)
+            with _dispatching(swept.turns):
+                self._dispatcher.turns(swept.turns)
         if swept.deliveries:
             self._dispatcher.deliveries(swept.deliveries)
         if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
@@ -376,3 +390,33 @@ class TimerThread:
             log.info("back again")
             self._in_trouble = False
         return wait
+
+
+@contextmanager
+def _dispatching(messages: Sequence[TurnMessage]) -> Iterator[None]:
+    """Tell each trace that led to one of these messages how it is handed over."""
+    tracer = tracing.tracer
+    spans = []
+    for message in messages if tracer is not None else ():
+        facts = {
+            "messaging.system": "celery",
+            "messaging.operation.name": "dispatch",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": message.queue,
+            "messaging.batch.message_count": len(message.sessions),
+            "wakeloop.agent": message.agent,
+        }
+        assert tracer is not None
+        spans += [
+            tracer.start(f"dispatch {message.agent}", "producer", facts, parent=cause)
+            for cause in message.causes
+        ]
+    try:
+        yield
+    except Exception as error:
+        for span in spans:
+            span.fail(error)
+        raise
+    finally:
+        for span in spans:
+            span.end()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from wakeloop import meters
+from wakeloop import meters, run_traces, tracing
 from wakeloop.agent import Agent, WhileBusy
 from wakeloop.asking import RequestSpec
 from wakeloop.changes import Changes, receivers
@@ -182,6 +183,11 @@ class Turn:
         self.session = session
         self._can_deliver = True
         self.is_committing = False
+        if tracing.tracer is not None:
+            run_traces.end_all(self._ended)
+            run_traces.end_all(
+                (run for run in self._runs.values() if not self._is_busy(run)), RunStatus.WAITING
+            )
         self._ended.clear()
 
     def park_all(self, reason: str) -> None:
@@ -229,10 +235,12 @@ class Turn:
         return (
             not self.wants_more
             and not self._read.spans
-            and not any(
-                run.is_blocked or run.running or (run.execution and run.execution.steps_to_start(self._now))
-                for run in self._runs.values()
-            )
+            and not any(self._is_busy(run) for run in self._runs.values())
+        )
+
+    def _is_busy(self, run: OpenRun) -> bool:
+        return bool(
+            run.is_blocked or run.running or (run.execution and run.execution.steps_to_start(self._now))
         )
 
     def next_due(self) -> datetime | None:
@@ -259,9 +267,16 @@ class Turn:
                             args=call.args,
                             kwargs=call.kwargs,
                             attempt=call.attempts + 1,
+                            span=run.span,
                         )
                     )
         return jobs
+
+    def within(self, run_id: UUID) -> AbstractContextManager[None]:
+        """Let the span of a run, if it has one, be the current one for what is done within."""
+        runs = (run for run in [*self._runs.values(), *self._ended] if run.id == run_id)
+        span = next((run.span for run in runs), None) if tracing.tracer is not None else None
+        return nullcontext() if span is None else span.current()
 
     def abandoned(self) -> list[StepKey]:
         """Keys of steps under way that no handler waits for any more."""
@@ -315,6 +330,8 @@ class Turn:
             for run in [*self._runs.values(), *self._ended]
             for op in run.running
         ]
+        if tracing.tracer is not None:
+            run_traces.end_all([*self._runs.values(), *self._ended])
         for run in self._runs.values():
             if run.execution is not None:
                 run.execution.close()
@@ -408,7 +425,7 @@ class Turn:
         if item.kind == "cancel":
 
             def cancel() -> None:
-                if run.is_started and run.execution is None and not self._wake(run):
+                if run.is_started and not self._wake(run, item):
                     return  # its journal comes first
                 self._consume(item)
                 if run.execution is not None and run.execution.cancelling and run.id in self._runs:
@@ -466,6 +483,7 @@ class Turn:
                 status=RunStatus.QUEUED,
                 event=dump_event(event),
                 created_at=item.arrived_at,
+                trace=item.trace,
             )
             run = self._runs[row.id] = OpenRun(row=row, is_new=True)
             self._consume(item)
@@ -478,16 +496,22 @@ class Turn:
     def _start(self, run: OpenRun) -> None:
         run.set(status=RunStatus.RUNNING, started_at=self._now)
         self._journals[run.id] = []
+        run_traces.begin(run, self.session, run.row.trace, run_traces.START)
         self._wake(run)
 
-    def _wake(self, run: OpenRun) -> bool:
-        """Bring a run into memory; False if its journal is not here yet, or it cannot go on."""
+    def _wake(self, run: OpenRun, item: InboxRow | None = None) -> bool:
+        """Bring a run into memory, because of what came for it, if anything did; False if its journal is not here yet, or
+        it cannot go on."""
+        if item is not None and (run.execution is not None or run.id in self._journals):
+            run_traces.begin(run, self.session, item.trace, item.kind)
         if run.execution is not None:
             return True
         if run.id not in self._journals:
             self.wanted.add(run.id)
             return False
         assert run.row.started_at is not None
+        if run.span is None and run.row.status is RunStatus.RUNNING:
+            run_traces.begin(run, self.session, None, run_traces.TAKEOVER)
         facts = RunFacts(
             id=str(run.id),
             session=self.session.name,
@@ -532,7 +556,7 @@ class Turn:
         if run.execution is None and run.id not in self._journals:
             self.wanted.add(run.id)
             return
-        is_awake, place = self._wake(run), len(self._changes.commit.entries)
+        is_awake, place = self._wake(run, item), len(self._changes.commit.entries)
         if is_awake and self._deliver(run, op, value, ok=ok):
             self._consume(item, place)
         else:
@@ -580,8 +604,13 @@ class Turn:
         execution = run.execution
         assert execution is not None
         try:
-            go()
-            self._collect(run)
+            if tracing.tracer is None:
+                go()
+                self._collect(run)
+            else:
+                with run_traces.working(run, self.session):
+                    go()
+                    self._collect(run)
         except Exception as error:
             execution.take()
             self._park(run, error)

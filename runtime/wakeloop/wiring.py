@@ -39,6 +39,7 @@ from wakeloop.settings import Settings, load_settings
 from wakeloop.step_runner import RealLoop, ThreadedSteps
 from wakeloop.store import keys
 from wakeloop.store.database import Database
+from wakeloop.telemetry import begin as begin_traces
 from wakeloop.timers import Timers, TimerThread
 from wakeloop.tokens import Tokens
 from wakeloop.world import World
@@ -79,6 +80,7 @@ class Runtime:
         self._exposition: Exposition | None = None
         self._listening: Future[None] | None = None
         self._stopped = False
+        self._is_traced = False
         self._signing: tuple[str, ...] = ()
         self._webhook_secrets: tuple[str, ...] = ()
         self._watchers: tuple[Callable[[], None], ...] = ()
@@ -213,12 +215,14 @@ class Runtime:
     def run_deliveries(self, ids: Sequence[str]) -> None:
         """Make these deliveries if they are still to be made."""
         if not self._stopped:
+            self.begin_traces()
             self._loop.submit(lambda: self.outbox.deliver(ids, self.nudge)).result()
 
     def start(self, dispatcher: Dispatcher) -> None:
         """Begin to claim what is due, and hand it to the dispatcher. Raises ConfigurationError if the store cannot be
         used, or its schema is not this version's."""
         self.database.check_schema()
+        self.begin_traces()
         self._stopped = False
         if self._alone:
             self.timers.recover()
@@ -293,6 +297,12 @@ class Runtime:
             told = str(error) if isinstance(error, ChannelError) else type(error).__name__
             log.warning("a reaction to a request failed", channel=name, error=told)
 
+    def begin_traces(self) -> None:
+        """Have this process make traces, if they are wished for. Raises ConfigurationError if it cannot."""
+        if not self._is_traced:
+            self._is_traced = True
+            begin_traces(self.settings.traces)
+
     def nudge(self) -> None:
         """Something may be due earlier than was known."""
         if (thread := self._timer_thread) is not None:
@@ -318,6 +328,7 @@ class Runtime:
             if self._stopped:
                 return None
             if self._executor is None:
+                self.begin_traces()
                 self._steps = ThreadedSteps(self._loop, threads=STEP_THREADS)
                 self._executor = Executor(
                     database=self.database,

@@ -26,7 +26,7 @@ from tests.conformance.store_kit import (
 
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.store import due, inbox, leases, turns
-from wakeloop.store.records import Committed, InboxRow, NewEntry, NewRun, Post, SessionRow
+from wakeloop.store.records import ChildEnd, Committed, InboxRow, NewEntry, NewRun, Post, SessionRow
 
 
 @pytest.fixture(params=EVERY_STORE)
@@ -294,7 +294,10 @@ def test_parents_and_children_that_commit_into_each_other_never_block(store: Sto
                 commits.append(
                     release(
                         row,
-                        answers=[(id, store.id(), store.id(), "{}") for id, _ in others],
+                        answers=[
+                            ChildEnd(session=id, parent=store.id(), run=store.id(), body="{}")
+                            for id, _ in others
+                        ],
                         posts=[
                             Post(
                                 agent="standup", key=key, kind="signal", dedupe=f"{worker}:{number}:{row.id}"

@@ -191,7 +191,7 @@ def test_a_process_counts_what_it_does(make_site: Callable[..., Site]) -> None:
         for _ in poll(20):
             with urllib.request.urlopen(url, timeout=5) as answer:
                 found = values(answer.read().decode())
-            if any(name == "wakeloop_runs_ended_total" for name, _ in found):
+            if any(name == "wakeloop_turn_seconds_count" for name, _ in found):
                 break
 
     assert found["wakeloop_turn_seconds_count", (("agent", "echo"),)] >= 1

@@ -49,6 +49,7 @@ from wakeloop.store import (
 from wakeloop.store.batches import Insert
 from wakeloop.store.database import Database
 from wakeloop.store.records import (
+    ChildEnd,
     NewEntry,
     NewMessage,
     NewRequest,
@@ -214,7 +215,7 @@ def a_whole_commit(connection: Any) -> None:
                 posts=[Post(agent="agent2", key=f"new{id}", kind="signal", dedupe="s1")],
                 wakeups=[NewWakeup(ref="w", spec="{}", anchor=NOW, nominal=AHEAD, due_at=AHEAD)],
                 cancelled_wakeups=[f"r{id - 1}"], receivers={run: [(2, "c1")]}, closed_runs=[run],
-                answers=[(9, uuid(1, 9), run, "{}")],
+                answers=[ChildEnd(session=9, parent=uuid(1, 9), run=run, body="{}")],
                 entries=[NewEntry(role="user", content='"hello"'), NewEntry(role="agent", source=uuid(8, id))],
             )
         )  # fmt: skip
@@ -302,7 +303,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "inbox.ensure_recipients": lambda c: inbox.ensure_recipients(c, [("agent1", "k1"), ("agent4", "new")], now=NOW),
     "inbox.find_session": lambda c: inbox.find_session(c, "agent1", "k1"),
     "inbox.post": lambda c: inbox.post(c, [Post(agent="a", key="k", kind="signal", dedupe="d1")], {("a", "k"): 2}, now=NOW),
-    "inbox.answer": lambda c: inbox.answer(c, [(3, uuid(1, 3), uuid(1, 4), "{}")], now=NOW),
+    "inbox.answer": lambda c: inbox.answer(c, [ChildEnd(session=3, parent=uuid(1, 3), run=uuid(1, 4), body="{}")], now=NOW),
+    "inbox.causes": lambda c: inbox.causes(c, [1, 2, 30]),
     "inbox.queue_runs": lambda c: inbox.queue_runs(c, [NewRun(id=uuid(5, 1), agent="a", key="k", event="{}")], {("a", "k"): 2}, now=NOW),
     "inbox.touch": lambda c: inbox.touch(c, [1, 2, 30], now=NOW),
     "keys.ensure_key": lambda c: (keys.ensure_key(c, "k1", now=NOW), keys.ensure_key(c, "new", now=NOW)),

@@ -9,6 +9,7 @@ import httpx2
 
 from wakeloop.client.wire import Lost, Reply, Send, headers_for
 from wakeloop.errors import ConfigurationError
+from wakeloop.telemetry import carrying
 
 CONNECT_SECONDS = 10.0
 
@@ -29,7 +30,7 @@ def call_options(send: Send, url: str) -> dict[str, Any]:
         "method": send.method,
         "url": url + send.path,
         "content": send.body,
-        "headers": {} if send.body is None else {"content-type": send.content_type},
+        "headers": carrying({} if send.body is None else {"content-type": send.content_type}),
         "timeout": httpx2.Timeout(send.seconds, connect=min(CONNECT_SECONDS, send.seconds), pool=None),
     }
 

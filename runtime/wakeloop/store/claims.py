@@ -101,7 +101,9 @@ _TAKE = (
     )
 )  # fmt: skip
 _MEMBERS = (
-    sa.select(deliveries.c.bundle, deliveries.c.id, deliveries.c.message_id, messages.c.text)
+    sa.select(
+        deliveries.c.bundle, deliveries.c.id, deliveries.c.message_id, deliveries.c.trace, messages.c.text
+    )
     .join(messages, messages.c.id == deliveries.c.message_id)
     .where(among(deliveries.c.bundle, "ids"), BUNDLED_DELIVERY)
     .order_by(messages.c.at, messages.c.id)

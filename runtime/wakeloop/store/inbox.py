@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.status import RunStatus
 from wakeloop.store.batches import Insert, Taking, among, arrays, is_postgres
-from wakeloop.store.records import NewRun, Post
-from wakeloop.store.schema import Instant, inbox, runs, sessions
+from wakeloop.store.records import ChildEnd, NewRun, Post
+from wakeloop.store.schema import OPEN_RUNS, PENDING_EVENTS, Instant, inbox, runs, sessions
 
 _NAMES = arrays(sessions, ("agent", "key"))
 _FIND_SESSIONS = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).join(
@@ -26,13 +25,13 @@ _INSERT_SESSIONS = Insert(
     sessions, ("agent", "key", "created_at", "due_at"), new=("agent", "key"), returning=("id", "agent", "key")
 )
 _POST = Insert(
-    inbox, ("session_id", "kind", "target", "dedupe", "body", "arrived_at"), new=("session_id", "dedupe"), returning=("session_id",)
+    inbox, ("session_id", "kind", "target", "dedupe", "body", "arrived_at", "trace"), new=("session_id", "dedupe"), returning=("session_id",)
 )  # fmt: skip
 _QUEUE_RUNS = Insert(
     runs,
     (
         "id", "session_id", "event", "created_at", "status", "schedule_id", "nominal", "skipped", "skip_count",
-        "ended_at", "parent_id", "parent_session_id",
+        "ended_at", "parent_id", "parent_session_id", "trace",
     ),
     new=(),
     returning=("session_id", "status"),
@@ -47,6 +46,16 @@ _TOUCH = Taking(
     sa.select(sessions.c.id).where(among(sessions.c.id, "ids")).order_by(sessions.c.id),
     {"arrivals": sessions.c.arrivals + 1, "due_at": sa.case((_IS_ASLEEP, _NOW), else_=sessions.c.due_at)},
 )
+
+_CAUSES: Any = sa.union_all(
+    sa.select(inbox.c.session_id, inbox.c.trace).where(
+        among(inbox.c.session_id, "ids"), PENDING_EVENTS, inbox.c.trace.is_not(None)
+    ),
+    sa.select(runs.c.session_id, runs.c.trace).where(
+        among(runs.c.session_id, "ids"), OPEN_RUNS, runs.c.status == sa.literal_column(f"'{RunStatus.QUEUED}'"),
+        runs.c.trace.is_not(None),
+    ),
+)  # fmt: skip
 
 
 def ensure_sessions(
@@ -107,7 +116,7 @@ def post(
     rows: list[dict[str, Any]] = [
         {
             "session_id": known[one.agent, one.key], "kind": one.kind, "target": one.target, "dedupe": one.dedupe,
-            "body": one.body, "arrived_at": now,
+            "body": one.body, "arrived_at": now, "trace": one.trace,
         }
         for one in posts
     ]  # fmt: skip
@@ -116,17 +125,14 @@ def post(
     return {row.session_id for row in _POST(connection, rows)}
 
 
-def answer(
-    connection: Connection, answers: Sequence[tuple[int, UUID, UUID, str]], *, now: datetime
-) -> set[int]:
-    """Tell the parents of runs what these came to, once per run: (parent's session, parent, run, body); the sessions
-    that got something new."""
+def answer(connection: Connection, answers: Sequence[ChildEnd], *, now: datetime) -> set[int]:
+    """Tell the parents of runs what these came to, once per run; the sessions that got something new."""
     rows = [
         {
-            "session_id": session, "kind": "child", "target": parent, "dedupe": f"child:{run}", "body": body,
-            "arrived_at": now,
+            "session_id": one.session, "kind": "child", "target": one.parent, "dedupe": f"child:{one.run}",
+            "body": one.body, "arrived_at": now, "trace": one.trace,
         }
-        for session, parent, run, body in answers
+        for one in answers
     ]  # fmt: skip
     return {row.session_id for row in _POST(connection, rows)}
 
@@ -142,7 +148,7 @@ def queue_runs(
             "status": str(RunStatus.CANCELLED if run.skipped else RunStatus.QUEUED),
             "schedule_id": run.schedule_id, "nominal": run.nominal, "skipped": run.skipped,
             "skip_count": run.skip_count, "ended_at": now if run.skipped else None,
-            "parent_id": run.parent_id, "parent_session_id": run.parent_session_id,
+            "parent_id": run.parent_id, "parent_session_id": run.parent_session_id, "trace": run.trace,
         }
         for run in new
     ]  # fmt: skip
@@ -153,3 +159,12 @@ def touch(connection: Connection, session_ids: Collection[int], *, now: datetime
     """Note that something arrived for these sessions: each is due now, or its holder finds out before it lets go."""
     if session_ids:
         _TOUCH(connection, {"ids": sorted(session_ids), "now": now})
+
+
+def causes(connection: Connection, session_ids: Collection[int]) -> dict[int, list[str]]:
+    """The traces to which that belongs for which these sessions are due, each once, by session."""
+    found: dict[int, dict[str, None]] = {}
+    if session_ids:
+        for row in connection.execute(_CAUSES, {"ids": sorted(session_ids)}):
+            found.setdefault(row.session_id, {})[row.trace] = None
+    return {session: list(traces) for session, traces in found.items()}

@@ -40,6 +40,7 @@ _INSERT_DELIVERIES = Insert(
         "created_at",
         "updated_at",
         "held",
+        "trace",
     ),
 )
 _CLAIM_DUE = Taking(
@@ -168,17 +169,21 @@ def put_all(connection: Connection, new: Sequence[tuple[int | None, NewMessage]]
     ]  # fmt: skip
     _INSERT_MESSAGES(connection, said)
     _INSERT_DELIVERIES(
-        connection, [_delivery(one.id, one.id, one.contact, one.channel, one.address, now) for _, one in new]
+        connection,
+        [
+            _delivery(one.id, one.id, one.contact, one.channel, one.address, now, trace=one.trace)
+            for _, one in new
+        ],
     )
 
 
 def add_delivery(
     connection: Connection, id: UUID, message_id: UUID, contact: str, channel: str, address: str, *, now: datetime,
-    held: str | None = None,
+    held: str | None = None, trace: str | None = None,
 ) -> None:  # fmt: skip
     """Record that a message is to be sent through a channel, due now. held: it was put off, for this reason, to go with
     others."""
-    _INSERT_DELIVERIES(connection, [_delivery(id, message_id, contact, channel, address, now, held)])
+    _INSERT_DELIVERIES(connection, [_delivery(id, message_id, contact, channel, address, now, held, trace)])
 
 
 def _delivery(
@@ -189,11 +194,12 @@ def _delivery(
     address: str,
     now: datetime,
     held: str | None = None,
+    trace: str | None = None,
 ) -> dict[str, Any]:
     return {
         "id": id, "message_id": message_id, "contact": contact, "channel": channel, "address": address,
         "status": str(DeliveryStatus.PENDING), "due_at": now, "created_at": now, "updated_at": now,
-        "held": held,
+        "held": held, "trace": trace,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from wakeloop import tracing
 from wakeloop.engine.journal import Record
 from wakeloop.status import RunStatus
 
@@ -52,6 +53,7 @@ class RunRow:
     cancelling: bool = False
     result: str | None = None
     failure: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +67,14 @@ class InboxRow:
     target: UUID | None
     body: str | None
     arrived_at: datetime
+    trace: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Post:
-    """Something to put into a session's inbox, once per (session, dedupe). The session is made if there is none."""
+    """Something to put into a session's inbox, once per (session, dedupe). The session is made if there is none.
+
+    trace: here and below, the trace that it belongs to; by default the current span's."""
 
     agent: str
     key: str
@@ -77,6 +82,7 @@ class Post:
     dedupe: str
     body: str | None = None
     target: UUID | None = None
+    trace: str | None = field(default_factory=tracing.carried)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +99,7 @@ class NewRun:
     skip_count: int | None = None
     parent_id: UUID | None = None
     parent_session_id: int | None = None
+    trace: str | None = field(default_factory=tracing.carried)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +121,7 @@ class NewMessage:
     urgent: bool = False
     interactive: bool = False
     attachments: str | None = None
+    trace: str | None = field(default_factory=tracing.carried)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +151,7 @@ class NewRequest:
     maker: str | None = None
     state: str | None = None
     callback: str | None = None
+    trace: str | None = field(default_factory=tracing.carried)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +174,17 @@ class NewWakeup:
     due_at: datetime | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChildEnd:
+    """What a spawned run came to, for the run that spawned it."""
+
+    session: int
+    parent: UUID
+    run: UUID
+    body: str
+    trace: str | None = field(default_factory=tracing.carried)
+
+
 @dataclass(kw_only=True, slots=True)
 class SessionCommit:
     """All that one session changes, applied in one transaction or not at all.
@@ -172,7 +192,7 @@ class SessionCommit:
     release: let go of the session; it is next due at `due_at`. It is kept all the same if something arrived for it
     since it was loaded.
     closed_runs: runs whose open requests end with them. retargeted: inbox items that are kept for one run, as (item,
-    run). answers: what spawned runs came to, as (parent's session, parent, run, body)."""
+    run). answers: what spawned runs came to."""
 
     session: SessionRow
     state: str | None = None
@@ -193,7 +213,7 @@ class SessionCommit:
     receivers: dict[UUID, list[tuple[int, str | None]]] = field(default_factory=dict)
     closed_runs: list[UUID] = field(default_factory=list)
     retargeted: list[tuple[int, UUID]] = field(default_factory=list)
-    answers: list[tuple[int, UUID, UUID, str]] = field(default_factory=list)
+    answers: list[ChildEnd] = field(default_factory=list)
     entries: list[NewEntry] = field(default_factory=list)
 
 

@@ -14,6 +14,7 @@ from wakeloop.engine.journal import Record
 from wakeloop.status import RunStatus
 from wakeloop.store.records import SessionCommit
 from wakeloop.store.schema import inbox, journal, runs, sessions
+from wakeloop.tracing import BEHIND_ANOTHER, carried
 
 _CHUNK = 500
 
@@ -55,7 +56,8 @@ def set_state(connection: Connection, session_id: int, state: str | None) -> Non
 
 
 def reopen(connection: Connection, run_id: UUID, *, waits: str | None, applied: int) -> None:
-    """Let a parked run go on: `running`, for whoever takes its session up next."""
+    """Let a parked run go on: `running`, for whoever takes its session up next, in the current trace."""
+    cause = carried()
     connection.execute(
         sa.update(runs)
         .where(runs.c.id == run_id)
@@ -66,6 +68,9 @@ def reopen(connection: Connection, run_id: UUID, *, waits: str | None, applied: 
             failure=None,
             ended_at=None,
             cancelling=False,
+            trace=runs.c.trace
+            if cause is None
+            else sa.func.coalesce(runs.c.trace, "") + BEHIND_ANOTHER + cause,
         )
     )
 

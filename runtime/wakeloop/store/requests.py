@@ -58,7 +58,7 @@ _INSERT = Insert(
     requests,
     (
         "id", "session_id", "run_id", "kind", "status", "spec", "action", "args", "digest", "created_at", "expires_at",
-        "due_at", "maker", "state", "callback",
+        "due_at", "maker", "state", "callback", "trace",
     ),
     new=("id",),
     returning=("id",),
@@ -207,7 +207,7 @@ def open_requests(
             "id": one.id, "session_id": session_id, "run_id": one.run_id, "kind": one.kind, "status": _OPEN,
             "spec": one.spec, "action": one.action, "args": one.args, "digest": one.digest, "created_at": now,
             "expires_at": one.expires_at, "due_at": now, "maker": one.maker, "state": one.state,
-            "callback": one.callback,
+            "callback": one.callback, "trace": one.trace,
         }
         for session_id, one in new
     ]  # fmt: skip

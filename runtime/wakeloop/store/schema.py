@@ -129,6 +129,8 @@ runs = Table(
     Column("cancelling", Boolean, nullable=False, server_default=text("false")),
     Column("result", Text),
     Column("failure", Text),
+    # The traces in which it began and goes on: see `wakeloop.run_traces`.
+    Column("trace", Text),
     Index(
         "ix_runs_occurrence",
         "schedule_id",
@@ -182,6 +184,8 @@ inbox = Table(
     Column("body", Text),
     Column("arrived_at", Instant, nullable=False),
     Column("consumed_at", Instant),
+    # Here and below: the trace in which it was recorded, as `wakeloop.tracing` carries it.
+    Column("trace", Text),
     UniqueConstraint("session_id", "dedupe"),
     Index(
         "ix_inbox_pending", "session_id", "id", postgresql_where=PENDING_EVENTS, sqlite_where=PENDING_EVENTS
@@ -273,6 +277,7 @@ deliveries = Table(
     Column("bundle", Id),
     # Why one that nobody has tried yet is put off until `due_at`: `quiet`, `cap` or `burst`.
     Column("held", Text),
+    Column("trace", Text),
     UniqueConstraint("message_id", "channel"),
     UniqueConstraint("channel", "provider_id"),
     Index("ix_deliveries_bundle", "bundle", postgresql_where=BUNDLED_DELIVERY, sqlite_where=BUNDLED_DELIVERY),
@@ -345,6 +350,7 @@ requests = Table(
     Column("maker", Text),
     Column("state", Text),
     Column("callback", Text),
+    Column("trace", Text),
     Index("ix_requests_open", "id", postgresql_where=OPEN_REQUEST, sqlite_where=OPEN_REQUEST),
     Index("ix_requests_due_at", "due_at", postgresql_where=DUE_REQUEST, sqlite_where=DUE_REQUEST),
     Index("ix_requests_run_id", "run_id"),

@@ -44,10 +44,12 @@ _LOAD_JOURNALS = (
     sa.select(journal).where(among(journal.c.run_id, "runs")).order_by(journal.c.run_id, journal.c.seq)
 )
 _LOAD_INBOX = (
-    sa.select(inbox.c.id, inbox.c.session_id, inbox.c.kind, inbox.c.target, inbox.c.body, inbox.c.arrived_at)
+    sa.select(
+        inbox.c.id, inbox.c.session_id, inbox.c.kind, inbox.c.target, inbox.c.body, inbox.c.arrived_at, inbox.c.trace
+    )
     .where(among(inbox.c.session_id, "sessions"), PENDING_EVENTS)
     .order_by(inbox.c.id)
-)
+)  # fmt: skip
 _LOAD_PARKED = sa.select(runs.c.id).where(
     among(runs.c.id, "runs"), runs.c.status.in_([sa.literal_column(f"'{status}'") for status in PARKED_RUN])
 )
@@ -131,8 +133,8 @@ def load_inbox(connection: Connection, session_ids: Collection[int]) -> list[Inb
         return []
     rows = connection.execute(_LOAD_INBOX, {"sessions": sorted(session_ids)})
     return [
-        InboxRow(id=id, session_id=session, kind=kind, target=target, body=body, arrived_at=at)
-        for id, session, kind, target, body, at in rows
+        InboxRow(id=id, session_id=session, kind=kind, target=target, body=body, arrived_at=at, trace=trace)
+        for id, session, kind, target, body, at, trace in rows
     ]
 
 
@@ -171,7 +173,7 @@ def commit(
         if one.cancelled_wakeups:
             refs = {"session": one.session.id, "refs": one.cancelled_wakeups}
             connection.execute(_LOCK_WAKEUPS, refs).all()
-    ids = {one.session.id for one in commits} | {answer[0] for one in commits for answer in one.answers}
+    ids = {one.session.id for one in commits} | {answer.session for one in commits for answer in one.answers}
     wanted = sorted(ids | set(known.values()) | set(also))
     locked = {row[0]: row for row in connection.execute(_LOCK_SESSIONS, {"ids": wanted})}
     results: list[Committed] = []

@@ -17,6 +17,7 @@ from wakeloop.web.api_body import BodyGuard
 from wakeloop.web.api_problems import Problem, add_handlers
 from wakeloop.web.api_waiting import Waiting
 from wakeloop.web.limits import FailureLimit
+from wakeloop.web.traced import OURS_ALONE
 from wakeloop.wiring import Runtime
 
 PREFIX = "/api/v1"
@@ -43,6 +44,7 @@ def make_api(runtime: Runtime) -> FastAPI:
         root_path_in_servers=False,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
+        telemetry=OURS_ALONE,
     )
     app.state.runtime = runtime
     app.state.wrong_tokens = FailureLimit(runtime.settings.wrong_tokens, TRIES_SECONDS)

@@ -25,6 +25,7 @@ from wakeloop.web.api import PREFIX, make_api
 from wakeloop.web.limits import FailureLimit, RateLimit, whose
 from wakeloop.web.metrics import metrics_router
 from wakeloop.web.site import add_pages
+from wakeloop.web.traced import OURS_ALONE, Traced
 from wakeloop.wiring import Runtime
 
 log = get_logger("wakeloop.web")
@@ -50,7 +51,7 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     `state.on_stop` has what is to be called, in the loop, when the process is to stop.
     """
-    app = FastAPI(title="wakeloop", openapi_url=None)
+    app = FastAPI(title="wakeloop", openapi_url=None, telemetry=OURS_ALONE)
     rates = RateLimit(runtime.settings.webhooks_per_minute)
     refusals = FailureLimit(runtime.settings.refused_webhooks_per_minute, 60)
     api = make_api(runtime)
@@ -119,6 +120,8 @@ def make_app(runtime: Runtime) -> FastAPI:
 
     app.include_router(metrics_router(runtime, api.state.wrong_tokens))
     add_pages(app, runtime)
+    runtime.begin_traces()
+    app.add_middleware(Traced, api=PREFIX, trusted=trusted)
     return app
 
 
