@@ -13,7 +13,7 @@ from bench.sides.embedding import AGENTS
 from bench.trial import Bar, Better, Figures, Line, Side, Trial
 
 MORE, LESS = Better.MORE, Better.LESS
-STARTERS = 8
+STARTERS = 64
 WARM = 20
 AT_ONCE = 64
 """Workflows that each process of DBOS has under way: of 16, 64 and 256 it was the best, or as good."""

@@ -54,7 +54,7 @@ FILES_LIMIT_BYTES = 20 * 1024 * 1024
 """How large the files of one message may be together."""
 
 TOGETHER = 100
-"""So many plain messages that come at the same time share a transaction."""
+"""So many plain messages, or starts of runs, that come at the same time share a transaction."""
 
 NAME_LIMIT = 200
 _CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]{1,100}/[\w!#$&^.+-]{1,100}", re.ASCII)
@@ -90,6 +90,7 @@ class Intake:
         self._files_limit = files_limit
         self._report_seconds = report_seconds
         self._plain = Gathering(self._take_plain, most=TOGETHER, concerns_all=_is_outage)
+        self._starts = Gathering(self._queue, most=TOGETHER, concerns_all=_is_outage)
 
     # ------------------------------------------------------------------ calls and signals
 
@@ -114,20 +115,34 @@ class Intake:
             event=dump_event(Call(input=JSON_CODEC.load(text))),
         )
 
-        def work(connection: Connection, now: datetime) -> bool:
-            there = queries.find_run(connection, run.id)
-            if there is None:
-                known, made = inbox.ensure_recipients(connection, [(agent, key)], now=now)
-                queued = inbox.queue_runs(connection, [run], known, now=now)
-                inbox.touch(connection, queued - made, now=now)
-                if queued:
-                    return True
-                there = queries.find_run(connection, run.id)
-            if there is None or (there.agent, there.key, there.event) != (agent, key, run.event):
-                raise NotPossible(f"run {run.id} is there already, of something else: use a new id for it")
-            return False
+        there = self._known(run) if id is not None else None
+        if there is None and not self._starts.do(run):
+            there = self._known(run)
+        if there is False:
+            raise NotPossible(f"run {run.id} is there already, of something else: use a new id for it")
+        return run.id, there is None
 
-        return run.id, self._transact(work)
+    def _known(self, run: NewRun) -> bool | None:
+        """Whether a run that has this id is the same; None if there is none."""
+        with self._database.lone() as connection:
+            row = queries.find_run(connection, run.id)
+        return None if row is None else (row.agent, row.key, row.event) == (run.agent, run.key, run.event)
+
+    def _queue(self, runs: Sequence[NewRun]) -> list[bool]:
+        """Queue runs together; which of them are new. Of two with one id it is the first."""
+
+        def work(connection: Connection, now: datetime) -> set[UUID]:
+            ordered = sorted({run.id: run for run in reversed(runs)}.values(), key=lambda run: run.id)
+            known, made = inbox.ensure_recipients(
+                connection, {(run.agent, run.key) for run in ordered}, now=now
+            )
+            queued = inbox.add_runs(connection, ordered, known, now=now)
+            inbox.touch(connection, set(queued.values()) - made, now=now)
+            return set(queued)
+
+        queued = self._transact(work)
+        firsts = {run.id: place for place, run in reversed(list(enumerate(runs)))}
+        return [run.id in queued and firsts[run.id] == place for place, run in enumerate(runs)]
 
     def signal(self, signal: Signal) -> list[str]:
         """Record a signal for every session that listens for it; their names. A (source, id) counts once."""

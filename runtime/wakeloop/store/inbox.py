@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -34,7 +35,7 @@ _QUEUE_RUNS = Insert(
         "ended_at", "parent_id", "parent_session_id", "trace",
     ),
     new=(),
-    returning=("session_id", "status"),
+    returning=("id", "session_id", "status"),
 )  # fmt: skip
 
 _NOW = sa.bindparam("now", type_=Instant())
@@ -142,6 +143,13 @@ def queue_runs(
 ) -> set[int]:
     """Queue these runs, or record them as skipped, once per id and per (schedule, nominal); the sessions that got one
     to run. What is there already stays."""
+    return set(add_runs(connection, new, known, now=now).values())
+
+
+def add_runs(
+    connection: Connection, new: Sequence[NewRun], known: dict[tuple[str, str], int], *, now: datetime
+) -> dict[UUID, int]:
+    """The same; the ids of the runs that are to run, each with its session."""
     rows: list[dict[str, Any]] = [
         {
             "id": run.id, "session_id": known[run.agent, run.key], "event": run.event, "created_at": now,
@@ -152,7 +160,8 @@ def queue_runs(
         }
         for run in new
     ]  # fmt: skip
-    return {row.session_id for row in _QUEUE_RUNS(connection, rows) if row.status == RunStatus.QUEUED}
+    queued = _QUEUE_RUNS(connection, rows)
+    return {row.id: row.session_id for row in queued if row.status == RunStatus.QUEUED}
 
 
 def touch(connection: Connection, session_ids: Collection[int], *, now: datetime) -> None:
