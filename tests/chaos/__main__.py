@@ -7,34 +7,64 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos import campaign, report
+from tests.chaos import campaign, disks, report
 from tests.chaos.evidence import gather
+from tests.chaos.faults import FleetFaults
 from tests.chaos.invariants import judge
-from tests.chaos.plan import Options
+from tests.chaos.people import People
+from tests.chaos.plan import Options, Plan
+from tests.chaos.works import Fleet
 
 
 def main() -> int:
-    """Run it and print the report."""
+    """Run what is wanted and print the reports."""
     default = Options()
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--runs", type=int, default=default.runs, help="how many calls the client makes")
-    parser.add_argument("--kills", type=int, default=default.kills, help="how many processes are killed, at least")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of the plan and of the faults' order")
-    parser.add_argument("--every", type=float, default=default.every, help="seconds between two faults, on average")
+    parser.add_argument(
+        "--kills", type=int, default=default.kills, help="how many processes are killed, at least"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=default.seed, help="of the plan and of the order of the faults"
+    )
+    parser.add_argument(
+        "--every", type=float, default=default.every, help="seconds between two faults, on average"
+    )
     parser.add_argument("--workers", type=int, default=default.workers)
-    parser.add_argument("--settle", type=float, default=default.settle, help="seconds in which all must be over at the end")
-    given = Options(**vars(parser.parse_args()))
-    with tempfile.TemporaryDirectory(prefix="wakeloop-chaos-") as folder, campaign.world(given, Path(folder)) as (works, people):
-        course = campaign.run(works, people, say=lambda line: print(line, file=sys.stderr, flush=True))
+    parser.add_argument(
+        "--settle", type=float, default=default.settle, help="seconds in which all must be over at the end"
+    )
+    parser.add_argument("--disk", action="store_true", help="on SQLite, on a disk that fills up")
+    given = vars(parser.parse_args())
+    disk = given.pop("disk")
+    with tempfile.TemporaryDirectory(prefix="wakeloop-chaos-") as folder:
+        return 0 if hold(Options(**given), Path(folder), disk=disk) else 1
+
+
+def hold(options: Options, folder: Path, *, disk: bool) -> bool:
+    """Hold one campaign, and print its report; whether every promise was kept."""
+    plan = Plan(options=options)
+    people = People(plan)
+    works = (disks.Desk if disk else Fleet)(folder, plan, heard=people.hear)
+    with works.running():
+        faults = disks.DeskFaults(works) if isinstance(works, disks.Desk) else FleetFaults(works)  # type: ignore[arg-type]
+        course = campaign.run(
+            works, people, faults, say=lambda line: print(line, file=sys.stderr, flush=True)
+        )
         works.runtime.database.close()  # its connections were cut more than once
         with works.runtime.database.read() as connection:
             verdict = judge(gather(connection, course.outside))
-        print(report.table(course, verdict))
-        print(report.violations(verdict, course, works.runtime.database))
+        print(
+            report.table(course, verdict),
+            report.violations(verdict, course, works.runtime.database),
+            sep="\n",
+        )
         for process in works.processes:
             if process.last_words:
-                print(f"\n{process.name} ended by itself; it had said:\n{process.last_words}", file=sys.stderr)
-    return 1 if verdict.violations or any(course.rests) else 0
+                print(
+                    f"\n{process.name} ended by itself; it had said:\n{process.last_words}", file=sys.stderr
+                )
+    return not verdict.violations and not course.rests
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ async def slow_beat(ctx: Context[None]) -> dict[str, Any]:
     return {"results": [done]}
 
 
-@agent(cron("*/2 * * * * *", overlap="buffer_one", misfire="skip"))
+@agent(cron("* * * * * */2", overlap="buffer_one", misfire="skip"))
 async def patient_beat(ctx: Context[None]) -> dict[str, Any]:
     """Every two seconds; one waits while another is under way, and what was missed is skipped."""
     done = await work(ctx.run_id, "1")

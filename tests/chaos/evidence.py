@@ -164,6 +164,11 @@ def wall(monotonic: float) -> datetime:
     return datetime.fromtimestamp(time.time() - time.monotonic() + monotonic, UTC)
 
 
+def monotonic(at: datetime) -> float:
+    """What the monotonic clock showed then."""
+    return time.monotonic() - time.time() + at.timestamp()
+
+
 TABLES = (
     schema.sessions, schema.runs, schema.journal, schema.inbox, schema.received, schema.messages, schema.deliveries,
     schema.requests, schema.recipients, schema.audit, schema.schedules,

@@ -178,7 +178,7 @@ class People:
         """Somebody writes an SMS, which the provider brings until it is taken: sometimes more than once, sometimes with a
         forgery before it."""
         assert self._works is not None
-        works, number = self._works, self._works.numbers[contact]
+        number = self._works.numbers[contact]
         with self._lock:
             chance = self._chance
             sid = f"SM{chance.getrandbits(128):032x}"
@@ -219,18 +219,16 @@ class People:
 
     def _report(self, message: StandInMessage) -> None:
         """Twilio tells how far a message has come: in any order, and more than once."""
-        assert self._works is not None
-        twilio = self._works.twilio
-        reports = ["sent", "delivered"] + self._chance.choices(["sent", "delivered"], k=1)
+        reports = ["sent", "delivered", self._chance.choice(["sent", "delivered"])]
         self._chance.shuffle(reports)
         for status in reports:
             self.counts["reports of deliveries"] += 1
             self._later(
-                lambda status=status: self._tell(twilio, message.sid, status),  # type: ignore[misc]
+                lambda status=status: self._tell(message.sid, status),  # type: ignore[misc]
                 self._chance.uniform(0.2, 2.0),
             )
 
-    def _tell(self, twilio: object, sid: str, status: str) -> None:
+    def _tell(self, sid: str, status: str) -> None:
         assert self._works is not None
         try:
             self._works.twilio.post_status(sid, status)

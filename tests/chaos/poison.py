@@ -27,11 +27,18 @@ class _Bomb:
 
 
 def envelope(
-    task: str, kwargs: Any, *, body: bytes | None = None, content_type: str = "application/json", **headers: Any
+    task: str,
+    kwargs: Any,
+    *,
+    body: bytes | None = None,
+    content_type: str = "application/json",
+    **headers: Any,
 ) -> bytes:
     """A message as Celery's protocol 2 has it on Redis."""
     id = str(uuid.uuid4())
-    said = json.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
+    said = json.dumps(
+        [[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+    ).encode()
     return json.dumps(
         {
             "body": base64.b64encode(said if body is None else body).decode(),

@@ -29,7 +29,9 @@ def _table(course: Course, verdict: Verdict) -> Iterator[str]:
     yield from _part("kills by SIGKILL", course.kills)
     yield from _part("faults", course.faults)
     yield from _part("poison on the queue", course.poisons)
-    yield from _part("how processes ended", {how: n for how, n in course.endings.items() if "killed" not in how})
+    yield from _part(
+        "how processes ended", {how: n for how, n in course.endings.items() if "killed" not in how}
+    )
     yield from _part("people and provider", course.counts)
     yield from _part("leases seen to change hands", {"between two looks": course.takeovers})
     yield from _part("allowed by the guarantees, and happened", verdict.allowed)
@@ -39,8 +41,8 @@ def _table(course: Course, verdict: Verdict) -> Iterator[str]:
         name = f"{one.guarantee or 'all'}: {one.name}"
         yield f"  {name:<{WIDTH - 2}}{verdict.checked[one.name]:>9}{wrong[one.name]:>10}"
     yield f"  {'in all':<{WIDTH - 2}}{sum(verdict.checked.values()):>9}{len(verdict.violations):>10}"
-    if any(course.rests):
-        yield f"not over in time: {course.rests} runs, deliveries, arrivals, requests, leases"
+    if course.rests:
+        yield f"not over in time: {course.rests}"
     yield f"\n{sum(course.runs.values())} runs, {course.kills.total()} kills, {len(verdict.violations)} violations"
 
 

@@ -1,28 +1,29 @@
-"""The world of processes: servers, workers, the web service and the client, each started again when it is gone.
+"""What every world of a campaign has: a project, the client, people's providers, and processes that are watched over.
 
-Whatever runs here may be killed at any moment. A supervisor starts it again, as systemd or a container's restart policy
-would, and counts how it ended.
+`Fleet` is a production in small; `tests.chaos.disks` has the one that runs on a disk of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
-import signal
 import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from tests.chaos import agents, client
+import sqlalchemy as sa
+from tests.chaos import agents, client, processes
+from tests.chaos.clocks import WallClock
 from tests.chaos.plan import Plan
+from tests.chaos.processes import BIN, Armed, Process
 from tests.servers import Postgres, Program, Redis, ServerError, free_port, poll
 
 from wakeloop.testing.telegram import BOT_TOKEN, TelegramStandIn
@@ -30,11 +31,10 @@ from wakeloop.testing.twilio import StandInMessage, TwilioStandIn
 from wakeloop.tokens import Scope
 from wakeloop.wiring import Runtime, load_settings
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-LEASE_SECONDS = 4
+LEASE_SECONDS = 6
 CONCURRENCY = 8
 LOOK_SECONDS = 0.1
+OUTAGE_SECONDS = 60.0
 ARMED = 0.35
 """How many of the workers that are started again kill themselves at a crash point, by the number of times that it was
 passed before."""
@@ -68,86 +68,8 @@ CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATI
 """The runtime asks for the database's time by `SELECT clock_timestamp()` and nothing else; this answers it instead."""
 
 
-class Armed(Program):
-    """A program that may kill itself at a crash point."""
-
-
-class Process:
-    """One process that is wanted for as long as the campaign lasts, whatever becomes of it."""
-
-    def __init__(
-        self, kind: str, name: str, program: Callable[[], Program], *, ends: bool = False
-    ) -> None:
-        """program: a new one for each start. ends: one that ends with status 0 has done what it was to do."""
-        self.kind, self.name = kind, name
-        self.endings: Counter[str] = Counter()
-        self.last_words = ""
-        self._program, self._ends = program, ends
-        self._lock = threading.Lock()
-        self._running: Program | None = None
-        self._again_at = 0.0
-        self._wanted = True
-
-    @property
-    def is_running(self) -> bool:
-        with self._lock:
-            return self._running is not None and self._running.running
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it did what it was to do, and ended."""
-        return not self._wanted
-
-    def kill(self, *, down: float) -> bool:
-        """End it by SIGKILL, for so many seconds; whether it ran."""
-        with self._lock:
-            if self._running is None or not self._running.running:
-                return False
-            self._running.kill()
-            self._forget("killed", down)
-            return True
-
-    def disarm(self) -> None:
-        """Have it replaced if it may kill itself at a crash point."""
-        with self._lock:
-            if self._running is not None and isinstance(self._running, Armed):
-                self._running.stop()
-                self._forget("replaced", 0.0)
-
-    def look(self) -> None:
-        """Start it if it does not run, and note how it ended."""
-        with self._lock:
-            if self._running is not None and not self._running.running:
-                status = self._running.wait()
-                if status == 0 and self._ends:
-                    self._wanted = False
-                elif status == -signal.SIGKILL:
-                    self._forget("killed at a crash point", 0.5)
-                else:
-                    self.last_words = self._running.output[-4000:]
-                    self._forget(f"ended by itself with {status}", 0.5)
-            if self._running is None and self._wanted and time.monotonic() >= self._again_at:
-                self._running = self._program()
-                self._running.start()
-
-    def close(self) -> None:
-        """Ask it to end, for good."""
-        with self._lock:
-            self._wanted = False
-            running, self._running = self._running, None
-        if running is not None:
-            running.close()
-
-    def _forget(self, how: str, down: float) -> None:
-        self.endings[how] += 1
-        if self._running is not None:
-            self._running.close()
-        self._running = None
-        self._again_at = time.monotonic() + down
-
-
-class Works:
-    """PostgreSQL, Redis, workers, a web service, the client, and two stand-ins of providers, in a folder of their own."""
+class Works(ABC):
+    """A project folder and what runs in it."""
 
     def __init__(
         self, folder: Path, plan: Plan, *, heard: Callable[[StandInMessage], None] = lambda message: None
@@ -158,14 +80,27 @@ class Works:
         self.twilio = TwilioStandIn(webhook=f"http://127.0.0.1:{self.port}/webhooks/sms", on_message=heard)
         self.telegram = TelegramStandIn()
         self.telegram.faults_at = "/sendMessage"
-        self.postgres, self.redis = Postgres(), Redis()
         self.effects = folder / "effects.jsonl"
         self.taken = folder / "taken.txt"
         self.pace = folder / "pace.txt"
         self.processes: list[Process] = []
-        self._chance = random.Random(f"{plan.options.seed} processes")
-        self._arms = False
+        self.chance = random.Random(f"{plan.options.seed} processes")
+        self._clocks: dict[str, WallClock] = {}
         self._over = threading.Event()
+
+    # ------------------------------------------------------------------ what differs
+
+    @abstractmethod
+    def open_store(self, stack: contextlib.ExitStack) -> Mapping[str, str]:
+        """Start what the store needs, until the stack is closed; the environment that names it."""
+
+    @abstractmethod
+    def runners(self) -> list[Process]:
+        """The processes that run the agents and the web service."""
+
+    @abstractmethod
+    def calm(self) -> None:
+        """From now on nothing fails that has not failed yet."""
 
     # ------------------------------------------------------------------ life
 
@@ -173,11 +108,16 @@ class Works:
     def running(self) -> Iterator[Works]:
         """All of it, for the length of a `with` block."""
         with contextlib.ExitStack() as stack:
-            for server in (self.postgres, self.redis, self.twilio, self.telegram):
-                stack.enter_context(server)  # type: ignore[arg-type]
-            self._prepare()
+            stack.enter_context(self.twilio)
+            stack.enter_context(self.telegram)
+            self._prepare(self.open_store(stack))
             stack.callback(self.runtime.stop)
-            self._add_processes()
+            argv = [sys.executable, client.__file__, self.folder / "plan.jsonl", self.pace, self.taken]
+            argv += [str(self.port), self.token]
+            self.processes = [
+                *self.runners(),
+                Process("client", "client", lambda: Program(argv, cwd=self.folder), ends=True),
+            ]
             watcher = threading.Thread(target=self._supervise, name="supervisor")
             watcher.start()
             try:
@@ -188,21 +128,15 @@ class Works:
                 for process in self.processes:
                     process.close()
 
-    def _prepare(self) -> None:
-        database = self.postgres.new_database()
-        self.dsn = database.replace("+psycopg", "")
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute(CLOCK.encode())
-            name = connection.info.dbname
-            connection.execute(f"ALTER DATABASE {name} SET search_path = public, pg_catalog".encode())
+    def _prepare(self, store: Mapping[str, str]) -> None:
         (self.folder / "agents").mkdir()
         shutil.copy(agents.__file__, self.folder / "agents" / "campaign.py")
         (self.folder / "wakeloop.toml").write_text(self._settings())
-        (self.folder / ".env").write_text(
-            f"WAKELOOP_DATABASE_URL={database}\nWAKELOOP_BROKER_URL={self.redis.url}\n"
-            f"WAKELOOP_PUBLIC_URL=http://127.0.0.1:{self.port}\n"
-            f"WAKELOOP_SMS_AUTH_TOKEN={self.twilio.auth_token}\nWAKELOOP_TELEGRAM_BOT_TOKEN={BOT_TOKEN}\n"
-        )
+        variables = {
+            **store, "WAKELOOP_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
+            "WAKELOOP_SMS_AUTH_TOKEN": self.twilio.auth_token, "WAKELOOP_TELEGRAM_BOT_TOKEN": BOT_TOKEN,
+        }  # fmt: skip
+        (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
         self.runtime = Runtime(load_settings(directory=self.folder))
         self.runtime.database.upgrade()
         self.token = self.runtime.tokens.create("client", [Scope.AGENTS_START, Scope.SIGNALS_SEND])
@@ -218,6 +152,35 @@ class Works:
         tables += [f'[contacts.{name}]\ntelegram = "{chat}"' for name, chat in self.chats.items()]
         return told + "\n" + "\n\n".join(tables) + "\n"
 
+    def program(
+        self, name: str, argv: list[str | Path], *, kind: type[Program] = Program, **environment: str
+    ) -> Program:
+        """A program that runs in the project, by a clock of its own."""
+        given = {
+            "EFFECTS": str(self.effects),
+            **processes.paths(),
+            **self.clock(name).environment,
+            **environment,
+        }
+        return kind(argv, env=given, cwd=self.folder)
+
+    def _supervise(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            for process in self.processes:
+                process.look()
+
+    def wait_until_up(self) -> None:
+        """Until everything has come up once."""
+        wanted = len(self.processes) - 1
+        for _ in poll(120.0):
+            marks = self.effects.read_bytes() if self.effects.exists() else b""
+            if self.is_serving and marks.count(b'"what": "process"') >= wanted:
+                return
+            time.sleep(LOOK_SECONDS)
+        raise ServerError(f"not all processes came up: {[one.last_words for one in self.processes]}")
+
+    # ------------------------------------------------------------------ who is in it
+
     @property
     def numbers(self) -> dict[str, str]:
         """The people who have a telephone, with its number."""
@@ -230,70 +193,31 @@ class Works:
         """The people who are on Telegram, with their chat."""
         return {name: 9000 + place for place, name in enumerate(agents.CHATTERS[1::2])}
 
-    def _add_processes(self) -> None:
-        for number in range(self.plan.options.workers):
-            name = f"worker{number}"
-            self.processes.append(Process("worker", name, lambda name=name: self._worker(name)))  # type: ignore[misc]
-        web: list[str | Path] = [BIN / "wakeloop", "web", "--port", str(self.port)]
-        self.processes.append(Process("web", "web", lambda: self._program(web)))
-        argv: list[str | Path] = [sys.executable, client.__file__, self.folder / "plan.jsonl", self.pace, self.taken]
-        argv += [str(self.port), self.token]
-        self.processes.append(Process("client", "client", lambda: self._program(argv), ends=True))
-
-    def _worker(self, name: str) -> Program:
-        armed: dict[str, str] = {}
-        if self._arms and self._chance.random() < ARMED:
-            point = self._chance.choice(list(CRASH_POINTS))
-            armed = {"CRASH_AT": point, "CRASH_ON": str(self._chance.randint(1, CRASH_POINTS[point]))}
-        app = "tests.acceptance.armed" if armed else "wakeloop"
-        argv = [BIN / "celery", "-A", app, "worker", "-n", f"{name}@here", "-l", "WARNING", "--without-mingle"]
-        return self._program(argv, **armed)
-
-    def _program(self, argv: list[str | Path], **environment: str) -> Program:
-        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        kind = Armed if environment else Program
-        return kind(
-            argv, env={"EFFECTS": str(self.effects), "PYTHONPATH": paths, **environment}, cwd=self.folder
-        )
-
-    def _supervise(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
-            for process in self.processes:
-                process.look()
-
-    def calm(self) -> None:
-        """Start no worker any more that kills itself, and replace those that may."""
-        self._arms = False
-        for process in self.of_kind("worker"):
-            process.disarm()
-
-    def wait_until_up(self) -> None:
-        """Until the workers and the web service are there."""
-        wanted = self.plan.options.workers + 1
-        for _ in poll(120.0):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                if self.effects.exists() and self.effects.read_bytes().count(b'"what": "process"') >= wanted:
-                    self._arms = True
-                    return
-            time.sleep(0.1)
-        raise ServerError(f"not all processes came up: {[one.last_words for one in self.processes]}")
-
-    # ------------------------------------------------------------------ what is done to it and seen of it
-
     def of_kind(self, kind: str) -> list[Process]:
         """The processes of a kind."""
         return [process for process in self.processes if process.kind == kind]
 
+    def clock(self, name: str) -> WallClock:
+        """The clock of a process."""
+        if name not in self._clocks:
+            self._clocks[name] = WallClock(self.folder / f"{name}.clock")
+        return self._clocks[name]
+
+    # ------------------------------------------------------------------ what is done to it and seen of it
+
     @property
     def kills(self) -> Counter[str]:
         """How many processes were killed, by kind."""
-        found: Counter[str] = Counter()
-        for process in self.processes:
-            for how, count in process.endings.items():
-                if how.startswith("killed"):
-                    found[process.kind if how == "killed" else f"{process.kind}, at a crash point"] += count
-        return found
+        return processes.kills(self.processes)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the web service takes connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def allow(self, calls: int) -> None:
         """Let the client go on until it has made so many calls."""
@@ -305,14 +229,64 @@ class Works:
         """How many calls the client was told to be taken."""
         return self.taken.read_bytes().count(b"\n") if self.taken.exists() else 0
 
-    def sql(self, statement: str, *parameters: Any, seconds: float = 30.0) -> list[tuple[Any, ...]]:
-        """Ask the database, as often as it takes while it is away."""
+    def rows(self, statement: sa.Executable) -> list[Any]:
+        """What the store says, asked as often as it takes while it is away."""
+
+        def look() -> list[Any]:
+            with self.runtime.database.begin() as connection:
+                found = connection.execute(statement)
+                return list(found) if found.returns_rows else []
+
+        return self.runtime.database.retrying(look, seconds=OUTAGE_SECONDS)
+
+
+class Fleet(Works):
+    """PostgreSQL, Redis, workers and a web service."""
+
+    def open_store(self, stack: contextlib.ExitStack) -> Mapping[str, str]:
+        self.postgres, self.redis = stack.enter_context(Postgres()), stack.enter_context(Redis())
+        database = self.postgres.new_database()
+        self.dsn = database.replace("+psycopg", "")
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute(CLOCK.encode())
+            name = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {name} SET search_path = public, pg_catalog".encode())
+        return {"WAKELOOP_DATABASE_URL": database, "WAKELOOP_BROKER_URL": self.redis.url}
+
+    def runners(self) -> list[Process]:
+        self._arms = False
+        names = [f"worker{number}" for number in range(self.plan.options.workers)]
+        workers = [Process("worker", name, lambda name=name: self._worker(name)) for name in names]  # type: ignore[misc]
+        web: list[str | Path] = [BIN / "wakeloop", "web", "--port", str(self.port)]
+        return [*workers, Process("web", "web", lambda: self.program("web", web))]
+
+    def _worker(self, name: str) -> Program:
+        argv: list[str | Path] = [BIN / "celery", "-A", "wakeloop", "worker", "-n", f"{name}@here"]
+        argv += ["-l", "WARNING", "--without-mingle"]
+        if not self._arms or self.chance.random() >= ARMED:
+            return self.program(name, argv)
+        point = self.chance.choice(list(CRASH_POINTS))
+        passing = str(self.chance.randint(1, CRASH_POINTS[point]))
+        argv[2] = "tests.acceptance.armed"
+        return self.program(name, argv, kind=Armed, CRASH_AT=point, CRASH_ON=passing)
+
+    def wait_until_up(self) -> None:
+        super().wait_until_up()
+        self._arms = True
+
+    def calm(self) -> None:
+        self._arms = False
+        for process in self.of_kind("worker"):
+            process.disarm()
+
+    def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Say something to PostgreSQL itself, as often as it takes while it is away."""
         trouble: Exception | None = None
-        for _ in poll(seconds):
+        for _ in poll(OUTAGE_SECONDS):
             try:
                 with psycopg.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
                     cursor = connection.execute(statement.encode(), parameters)
                     return cursor.fetchall() if cursor.description else []
             except psycopg.OperationalError as error:
                 trouble = error
-        raise AssertionError(f"after {seconds} s the database does not answer: {trouble}")
+        raise ServerError(f"after {OUTAGE_SECONDS} s the database does not answer: {trouble}")
