@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for something most of the time: three at once are done in half the time on two cores.
 PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
-.PHONY: setup browser pgbouncer faketime rabbitmq demo test chaos check audit matrix format clean
+.PHONY: setup browser pgbouncer rabbitmq demo test chaos check audit matrix format clean
 
 setup: .venv/ready
 
@@ -32,15 +32,6 @@ pgbouncer: setup
 	  for archive in *.deb; do dpkg-deb -x $$archive . || exit 1; done || { \
 	    echo "pgbouncer could not be brought; put it on the PATH (Debian: apt-get install pgbouncer)" >&2; exit 1; }; }
 
-# Steps the clocks of single processes.
-faketime: setup
-	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 .venv/debian/usr/lib/*/faketime/libfaketimeMT.so.1 2>/dev/null | grep -q . || { \
-	  echo "unpacking libfaketime, by which clocks are stepped"; \
-	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
-	  mkdir -p .venv/debian && cd .venv/debian && { apt-cache show libfaketime || $$sudo apt-get -qq update; } >/dev/null 2>&1 && \
-	  apt-get -qq download libfaketime 2>/dev/null && dpkg-deb -x libfaketime_*.deb . || { \
-	    echo "libfaketime could not be brought; install it (Debian: apt-get install libfaketime)" >&2; exit 1; }; }
-
 # Apart from `make test`: its server is some sixty megabytes, and Debian starts it as a service.
 rabbitmq: setup
 	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || { \
@@ -53,10 +44,10 @@ rabbitmq: setup
 demo: setup
 	$(BIN)/python demo/run.py
 
-test: setup browser pgbouncer faketime
+test: setup browser pgbouncer
 	$(PYTEST)
 
-check: setup browser pgbouncer faketime
+check: setup browser pgbouncer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -78,7 +69,7 @@ RUNS ?= 10000
 KILLS ?= 200
 SEED ?= 1
 EVERY ?= 2.5
-chaos: setup faketime
+chaos: setup
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --kills $(KILLS) --seed $(SEED) --every $(EVERY)
 
 # Known vulnerabilities of the pinned versions. It asks a service: where that is not reachable it fails and says so,

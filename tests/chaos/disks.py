@@ -10,13 +10,14 @@ import contextlib
 import errno
 import resource
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.chaos.faults import Deed, Faults
-from tests.chaos.processes import BIN, Process
+from tests.chaos.processes import Process
 from tests.chaos.works import Works
 
 SIZE_MB = 32
@@ -111,8 +112,16 @@ class Desk(Works):
         return {"WAKELOOP_DATABASE_URL": f"sqlite:///{folder / 'wakeloop.db'}"}
 
     def runners(self) -> list[Process]:
-        argv: list[str | Path] = [BIN / "wakeloop", "dev", "--port", str(self.port)]
-        return [Process("dev", "dev", lambda: self.program("dev", argv))]
+        self._skew = self.folder / "skew.txt"
+        self.step_clock(0.0)
+        argv: list[str | Path] = [sys.executable, "-m", "tests.chaos.skewed", "dev", "--port", str(self.port)]
+        return [Process("dev", "dev", lambda: self.program(argv, SKEW=str(self._skew)))]
+
+    def step_clock(self, seconds: float) -> None:
+        """Let the process's clock be wrong by so much from now on."""
+        new = self._skew.with_suffix(".new")
+        new.write_text(f"{seconds:.3f}")
+        new.replace(self._skew)
 
     def calm(self) -> None:
         self.disk.free()
@@ -139,7 +148,7 @@ class DeskFaults(Faults):
             **super().deeds(),
             "fill the disk": self._fill,
             "kill the process": lambda: self._works.is_serving and self.kill("dev"),
-            "step its clock": lambda: self.step_clock(self._works.clock("dev").step),
+            "step its clock": lambda: self.step_clock(self._desk.step_clock),
         }
 
     def _fill(self) -> bool:

@@ -45,7 +45,6 @@ class Faults:
         """What can be done, by the names of the weights."""
         return {
             "kill the client": lambda: self.kill("client"),
-            "step a process's clock": self._step_any_clock,
             "the provider refuses": self._refuse,
             "the provider does not acknowledge": self._drop,
             "the provider is slow": self._slow,
@@ -92,12 +91,6 @@ class Faults:
         self._back, self._back_at = back, began + CLOCK_SECONDS
         return True
 
-    def _step_any_clock(self) -> bool:
-        """By up to an hour, until the next step: nothing goes by it."""
-        victim = self.chance.choice([one for one in self._works.processes if one.kind != "client"])
-        self._works.clock(victim.name).step(self.chance.uniform(-3600.0, 3600.0))
-        return True
-
     # ------------------------------------------------------------------ the providers
 
     def _refuse(self) -> bool:
@@ -130,7 +123,6 @@ class FleetFaults(Faults):
         "flush Redis": 5,
         "stop Redis": 3,
         "step the database's clock": 5,
-        "step a process's clock": 5,
         "poison on the queue": 10,
         "the provider refuses": 5,
         "the provider does not acknowledge": 8,

@@ -21,7 +21,6 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from tests.chaos import agents, client, processes
-from tests.chaos.clocks import WallClock
 from tests.chaos.plan import Plan
 from tests.chaos.processes import BIN, Armed, Process
 from tests.servers import Postgres, Program, Redis, ServerError, free_port, poll
@@ -85,7 +84,6 @@ class Works(ABC):
         self.pace = folder / "pace.txt"
         self.processes: list[Process] = []
         self.chance = random.Random(f"{plan.options.seed} processes")
-        self._clocks: dict[str, WallClock] = {}
         self._over = threading.Event()
 
     # ------------------------------------------------------------------ what differs
@@ -153,15 +151,10 @@ class Works(ABC):
         return told + "\n" + "\n\n".join(tables) + "\n"
 
     def program(
-        self, name: str, argv: list[str | Path], *, kind: type[Program] = Program, **environment: str
+        self, argv: list[str | Path], *, kind: type[Program] = Program, **environment: str
     ) -> Program:
-        """A program that runs in the project, by a clock of its own."""
-        given = {
-            "EFFECTS": str(self.effects),
-            **processes.paths(),
-            **self.clock(name).environment,
-            **environment,
-        }
+        """A program that runs in the project."""
+        given = {"EFFECTS": str(self.effects), **processes.paths(), **environment}
         return kind(argv, env=given, cwd=self.folder)
 
     def _supervise(self) -> None:
@@ -196,12 +189,6 @@ class Works(ABC):
     def of_kind(self, kind: str) -> list[Process]:
         """The processes of a kind."""
         return [process for process in self.processes if process.kind == kind]
-
-    def clock(self, name: str) -> WallClock:
-        """The clock of a process."""
-        if name not in self._clocks:
-            self._clocks[name] = WallClock(self.folder / f"{name}.clock")
-        return self._clocks[name]
 
     # ------------------------------------------------------------------ what is done to it and seen of it
 
@@ -258,17 +245,17 @@ class Fleet(Works):
         names = [f"worker{number}" for number in range(self.plan.options.workers)]
         workers = [Process("worker", name, lambda name=name: self._worker(name)) for name in names]  # type: ignore[misc]
         web: list[str | Path] = [BIN / "wakeloop", "web", "--port", str(self.port)]
-        return [*workers, Process("web", "web", lambda: self.program("web", web))]
+        return [*workers, Process("web", "web", lambda: self.program(web))]
 
     def _worker(self, name: str) -> Program:
         argv: list[str | Path] = [BIN / "celery", "-A", "wakeloop", "worker", "-n", f"{name}@here"]
         argv += ["-l", "WARNING", "--without-mingle"]
         if not self._arms or self.chance.random() >= ARMED:
-            return self.program(name, argv)
+            return self.program(argv)
         point = self.chance.choice(list(CRASH_POINTS))
         passing = str(self.chance.randint(1, CRASH_POINTS[point]))
         argv[2] = "tests.acceptance.armed"
-        return self.program(name, argv, kind=Armed, CRASH_AT=point, CRASH_ON=passing)
+        return self.program(argv, kind=Armed, CRASH_AT=point, CRASH_ON=passing)
 
     def wait_until_up(self) -> None:
         super().wait_until_up()
