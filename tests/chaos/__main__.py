@@ -5,15 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from tests.chaos import campaign, disks, report
+from tests.chaos import campaign, disks, outage, report
 from tests.chaos.evidence import gather
 from tests.chaos.faults import FleetFaults
 from tests.chaos.invariants import judge
 from tests.chaos.people import People
 from tests.chaos.plan import Options, Plan
 from tests.chaos.works import Fleet
+
+SHARE_OF_PROVIDER = 100
+SHARE_OF_DISK = 100
+SHARE_OF_KILLS = 40
+"""The part of all calls, and of all kills, that the smaller parts have."""
 
 
 def main() -> int:
@@ -34,11 +41,41 @@ def main() -> int:
     parser.add_argument(
         "--settle", type=float, default=default.settle, help="seconds in which all must be over at the end"
     )
-    parser.add_argument("--disk", action="store_true", help="on SQLite, on a disk that fills up")
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
     given = vars(parser.parse_args())
-    disk = given.pop("disk")
+    only = given.pop("only")
+    options = Options(**given)
+    kept = [PARTS[part](options) for part in ([only] if only else PARTS)]
+    return 0 if all(kept) else 1
+
+
+def hold_provider(options: Options) -> bool:
+    """An hour without a provider, on a virtual clock."""
+    hour = outage.hold(max(1, options.runs // SHARE_OF_PROVIDER), options.seed)
+    print(report.hour(hour))
+    return not hour.wrong
+
+
+def hold_disk(options: Options) -> bool:
+    """SQLite on a disk that fills up."""
+    few = replace(
+        options, runs=max(1, options.runs // SHARE_OF_DISK), kills=max(1, options.kills // SHARE_OF_KILLS)
+    )
     with tempfile.TemporaryDirectory(prefix="wakeloop-chaos-") as folder:
-        return 0 if hold(Options(**given), Path(folder), disk=disk) else 1
+        return hold(few, Path(folder), disk=True)
+
+
+def hold_fleet(options: Options) -> bool:
+    """Workers, a web service and servers."""
+    with tempfile.TemporaryDirectory(prefix="wakeloop-chaos-") as folder:
+        return hold(options, Path(folder), disk=False)
+
+
+PARTS: dict[str, Callable[[Options], bool]] = {
+    "provider": hold_provider,
+    "disk": hold_disk,
+    "fleet": hold_fleet,
+}
 
 
 def hold(options: Options, folder: Path, *, disk: bool) -> bool:
@@ -54,6 +91,8 @@ def hold(options: Options, folder: Path, *, disk: bool) -> bool:
         works.runtime.database.close()  # its connections were cut more than once
         with works.runtime.database.read() as connection:
             verdict = judge(gather(connection, course.outside))
+        how = f" ({works.disk.how})" if isinstance(works, disks.Desk) else ""
+        print(f"\n{'SQLite on a disk that fills up' if disk else 'workers, web service and servers'}{how}")
         print(
             report.table(course, verdict),
             report.violations(verdict, course, works.runtime.database),

@@ -7,7 +7,6 @@ lost in silence, and nothing may be sent twice.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -103,7 +102,7 @@ def hold(runs: int, seed: int) -> Hour:
             for request in simulation.requests():
                 if f"May I {request.action}?\n  try: {(request.args or {})['try']}\n" in arrived:
                     simulation.approve(request)
-        asyncio.run(sms.close())
+        simulation._loop.run_until_complete(sms.close())  # the only one that it may be closed in
         return _judge(simulation, twilio, crashes)
 
 

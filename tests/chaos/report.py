@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from tests.chaos.campaign import Course
 from tests.chaos.invariants import CHECKS, Verdict, Violation
+from tests.chaos.outage import Hour
 
 from wakeloop.errors import NotFound
 from wakeloop.exporting import export_session
@@ -14,6 +15,17 @@ from wakeloop.store.database import Database
 SHOWN = 10
 LINES = 60
 WIDTH = 92
+
+
+def hour(found: Hour) -> str:
+    """The counts of a provider's outage."""
+    counts = {
+        "runs": found.runs, "crashes": found.crashes, "messages that the provider took": found.sent,
+        "askers who were told that nobody was reached, and asked again": found.told,
+        **{f"requests {how}": times for how, times in found.faults.items()}, "violations": len(found.wrong),
+    }  # fmt: skip
+    lines = [f"  {name:<{WIDTH - 2}}{count:>9}" for name, count in counts.items()]
+    return "\n".join(["a provider that is away for an hour, on a virtual clock", *lines, *found.wrong])
 
 
 def table(course: Course, verdict: Verdict) -> str:
