@@ -68,9 +68,9 @@ matrix: setup .venv-synapse/ready
 RUNS ?= 10000
 KILLS ?= 200
 SEED ?= 1
-EVERY ?= 2.5
+EVERY ?= 1.5
 chaos: setup
-	$(BIN)/python -m tests.chaos --runs $(RUNS) --kills $(KILLS) --seed $(SEED) --every $(EVERY)
+	$(BIN)/python -m tests.chaos $(if $(ONLY),--only $(ONLY)) --runs $(RUNS) --kills $(KILLS) --seed $(SEED) --every $(EVERY)
 
 # Known vulnerabilities of the pinned versions. It asks a service: where that is not reachable it fails and says so,
 # which is why it stands beside `check` and not in it.

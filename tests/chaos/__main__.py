@@ -17,8 +17,7 @@ from tests.chaos.people import People
 from tests.chaos.plan import Options, Plan
 from tests.chaos.works import Fleet
 
-SHARE_OF_PROVIDER = 100
-SHARE_OF_DISK = 100
+SHARE_OF_RUNS = 100
 SHARE_OF_KILLS = 40
 """The part of all calls, and of all kills, that the smaller parts have."""
 
@@ -45,24 +44,29 @@ def main() -> int:
     given = vars(parser.parse_args())
     only = given.pop("only")
     options = Options(**given)
-    kept = [PARTS[part](options) for part in ([only] if only else PARTS)]
+    if only is not None:
+        return 0 if PARTS[only](options) else 1
+    few = {
+        "provider": replace(options, runs=max(1, options.runs // SHARE_OF_RUNS)),
+        "disk": replace(
+            options, runs=max(1, options.runs // SHARE_OF_RUNS), kills=max(1, options.kills // SHARE_OF_KILLS)
+        ),
+    }
+    kept = [hold_part(few.get(part, options)) for part, hold_part in PARTS.items()]
     return 0 if all(kept) else 1
 
 
 def hold_provider(options: Options) -> bool:
     """An hour without a provider, on a virtual clock."""
-    hour = outage.hold(max(1, options.runs // SHARE_OF_PROVIDER), options.seed)
-    print(report.hour(hour))
+    hour = outage.hold(options.runs, options.seed)
+    print(report.hour(hour), flush=True)
     return not hour.wrong
 
 
 def hold_disk(options: Options) -> bool:
     """SQLite on a disk that fills up."""
-    few = replace(
-        options, runs=max(1, options.runs // SHARE_OF_DISK), kills=max(1, options.kills // SHARE_OF_KILLS)
-    )
     with tempfile.TemporaryDirectory(prefix="wakeloop-chaos-") as folder:
-        return hold(few, Path(folder), disk=True)
+        return hold(replace(options, part="disk"), Path(folder), disk=True)
 
 
 def hold_fleet(options: Options) -> bool:

@@ -27,20 +27,21 @@ KINDS: dict[Kind, int] = {
 class Options:
     """What a campaign is told. runs: how many calls are made. kills: how many processes are to be killed, at least.
     every: seconds between two faults, on average. workers: how many. settle: seconds in which all must be over at the
-    end. clock: by how many seconds the database's clock is stepped, at most."""
+    end. clock: by how many seconds the store's clock is stepped, at most. part: the part of the whole that it is."""
 
     runs: int = 10_000
     kills: int = 200
     seed: int = 1
-    every: float = 2.5
+    every: float = 1.5
     workers: int = 3
     settle: float = 600.0
     clock: float = 20.0
+    part: str = "fleet"
 
     @property
     def command(self) -> str:
         """What runs the same plan again."""
-        return f"make chaos RUNS={self.runs} KILLS={self.kills} SEED={self.seed} EVERY={self.every:g}"
+        return f"ONLY={self.part} RUNS={self.runs} KILLS={self.kills} SEED={self.seed} EVERY={self.every:g} make chaos"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,9 @@ def lose_a_signal(connection: Connection, outside: Outside) -> Outside:
 
 def double_a_message_at_the_provider(connection: Connection, outside: Outside) -> Outside:
     asked = next(message for message in outside.sms if "what now?" in message.body.splitlines()[0])
-    return dataclasses.replace(outside, sms=[*outside.sms, dataclasses.replace(asked, sid="SM" + "9" * 32)])
+    long_ago = asked.date_created - timedelta(days=1)  # when no clock was wrong
+    copy = dataclasses.replace(asked, sid="SM" + "9" * 32, date_created=long_ago)
+    return dataclasses.replace(outside, sms=[*outside.sms, copy])
 
 
 def lose_a_message_at_the_provider(connection: Connection, outside: Outside) -> Outside:
