@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -150,6 +150,16 @@ class Evidence:
     def began(self) -> dict[str, int]:
         """The place in the marks at which each process began."""
         return {mark.process: mark.place for mark in reversed(self.marks) if mark.what == "process"}
+
+    @cached_property
+    def texts(self) -> dict[Any, str]:
+        """What each message says."""
+        return {row.id: row.text for row in self.rows["messages"]}
+
+    @cached_property
+    def copies(self) -> Counter[str]:
+        """How often each text was sent by Telegram."""
+        return Counter(message.text for message in self.outside.telegram)
 
     def moved(self, begin: float, end: float, *, lag: float) -> float:
         """By how many seconds the database's clock may have been stepped between these two moments, as processes saw it,

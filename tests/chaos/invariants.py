@@ -417,17 +417,26 @@ def _subject_of(text: str) -> str:
 
 @check(7, "what cannot be looked up, and whose outcome was unknown, was sent three times at the most")
 def _copies(evidence: Evidence) -> Found:
-    sent = Counter(message.text for message in evidence.outside.telegram)
+    sent = evidence.copies
     for text in evidence.outside.written:
         times = sent[f"{text} to you"]
         yield _is(1 <= times <= MOST_COPIES, f"the echo of {text!r} was sent {times} times by Telegram")
 
 
-@check(7, "every message out was delivered; none is waiting, in doubt or given up")
+@check(
+    7,
+    "every message out was delivered; none is waiting, in doubt or given up, unless it was sent three times",
+)
 def _delivered(evidence: Evidence) -> Found:
     for row in evidence.rows["deliveries"]:
-        fine = row.status in ("sent", "delivered")
+        fine = row.status in ("sent", "delivered") or _is_sent_often(evidence, row)
         yield _is(fine, f"delivery {row.id} to {row.contact} is {row.status}: {row.error}")
+
+
+def _is_sent_often(evidence: Evidence, delivery: Any) -> bool:
+    """Whether it went by Telegram, which can look nothing up, as often as may be, and each answer was lost."""
+    sent = evidence.copies[evidence.texts.get(delivery.message_id, "")]
+    return delivery.channel == "telegram" and delivery.status == "failed" and sent == MOST_COPIES
 
 
 # ---------------------------------------------------------------------- 8: approvals
@@ -503,7 +512,7 @@ def allowed(evidence: Evidence) -> dict[str, int]:
         for run in evidence.completed
         for number in range(1, len(run.results))
     )
-    sent = Counter(message.text for message in evidence.outside.telegram)
+    sent = evidence.copies
     known = {row.provider_id for row in evidence.rows["deliveries"]}
     return {
         "SMS sent again while two clocks differed by more than five seconds (7)": sum(
@@ -512,5 +521,8 @@ def allowed(evidence: Evidence) -> dict[str, int]:
         "steps run again before their result was recorded (1)": repeated - late,
         "steps run again by a worker that had been replaced (1, 3)": late,
         "messages by Telegram sent again, their outcome unknown (7)": sent.total() - len(sent),
+        "messages by Telegram given up after three answers were lost (7)": sum(
+            _is_sent_often(evidence, row) for row in evidence.rows["deliveries"]
+        ),
         "gated functions whose outcome a person had to tell (8)": evidence.outside.told,
     }

@@ -185,7 +185,12 @@ def lose_a_message_at_the_provider(connection: Connection, outside: Outside) -> 
 
 
 def give_a_delivery_up(connection: Connection, outside: Outside) -> Outside:
-    first = sa.select(schema.deliveries.c.id).limit(1).scalar_subquery()
+    first = (
+        sa.select(schema.deliveries.c.id)
+        .where(schema.deliveries.c.channel == "sms")
+        .limit(1)
+        .scalar_subquery()
+    )
     connection.execute(
         sa.update(schema.deliveries).where(schema.deliveries.c.id == first).values(status="failed")
     )
@@ -311,7 +316,7 @@ TAMPERINGS: dict[Tamper, str] = {
     begin_a_chat_twice: "each message that begins something began one run",
     double_a_message_at_the_provider: "the provider has each SMS once, and the store knows each that the provider has",
     lose_a_message_at_the_provider: "the provider has each SMS once, and the store knows each that the provider has",
-    give_a_delivery_up: "every message out was delivered; none is waiting, in doubt or given up",
+    give_a_delivery_up: "every message out was delivered; none is waiting, in doubt or given up, unless it was sent three times",
     pay_twice: "a gated function ran once where it was approved, with the approved arguments, and nowhere else",
     pay_more_than_was_approved: "a gated function ran once where it was approved, with the approved arguments, and nowhere else",
     decide_twice: "each approval was decided once, by the one who was asked, about exactly these arguments",
