@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Most tests wait for something most of the time: three at once are done in half the time on two cores.
 PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
 
-.PHONY: setup browser pgbouncer rabbitmq demo test check audit matrix bench format clean
+.PHONY: setup browser pgbouncer rabbitmq demo test chaos check audit matrix bench format clean
 
 setup: .venv/ready
 
@@ -74,6 +74,14 @@ bench: setup .venv-bench/ready
 	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-bench/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --group bench
 	touch $@
+
+# Faults while runs go on, and whether every promise was kept: minutes. `make test` has a short form of the same.
+RUNS ?= 10000
+KILLS ?= 200
+SEED ?= 1
+EVERY ?= 1.5
+chaos: setup
+	$(BIN)/python -m tests.chaos $(if $(ONLY),--only $(ONLY)) --runs $(RUNS) --kills $(KILLS) --seed $(SEED) --every $(EVERY)
 
 # Known vulnerabilities of the pinned versions. It asks a service: where that is not reachable it fails and says so,
 # which is why it stands beside `check` and not in it.

@@ -7,6 +7,8 @@ from pathlib import Path
 from bench.side import Stopwatch, answer, cpu_of
 from bench.sides.embedding import AGENTS
 from bench.sides.starting import at_the_intake, await_all, by_the_client, check, warmed
+from wakeloop.celery import celery_app
+from wakeloop.celery_app import CeleryDispatcher
 from wakeloop.settings import Settings
 from wakeloop.wiring import Runtime
 
@@ -23,7 +25,9 @@ def work(
 ) -> dict[str, float]:
     """Runs a second, from the first start to the last committed end. workers: their pids. web: the address of the web
     service, if starts are to go through it."""
-    runtime = Runtime(Settings(database_url=url, broker_url=broker, agents_dir=Path(AGENTS)))
+    settings = Settings(database_url=url, broker_url=broker, agents_dir=Path(AGENTS))
+    runtime = Runtime(settings)
+    runtime.hand_over(CeleryDispatcher(celery_app(settings, lambda: runtime)))  # as the web service does
     warmed(runtime, steps, warm)
     before = sum(map(cpu_of, workers))
     watch = Stopwatch()

@@ -31,11 +31,13 @@ from kombu.utils.url import maybe_sanitize_url
 from . import embedded
 from .dispatch import Dispatcher, Host, RunsFailed, TurnMessage
 from .errors import ConfigurationError
-from .logs import JsonFormatter
+from .logs import JsonFormatter, get_logger
 from .telemetry import flush
 
 if TYPE_CHECKING:
     from .embedded import Broker
+
+log = get_logger("wakeloop.celery")
 
 TURN_TASK_PREFIX = "wakeloop.agents."
 DELIVERY_TASK = "wakeloop.deliver"
@@ -320,12 +322,27 @@ class HostStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no t
 
 
 class TurnConsumer(Consumer):  # type: ignore[misc] # Celery has no types
-    """Takes turns of agents that this worker does not know, too: in the middle of a deploy, some worker does.
+    """Takes turns of agents that this worker does not know, too: in the middle of a deploy, some worker does. Survives what
+    is no message.
 
     Celery would drop the message with an error, and nobody would know before the session is handed over again, which
     takes longer each time. The host hands such a session back at once."""
 
     app: Any
+    loop: Callable[..., Any]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._celerys_loop, self.loop = self.loop, self._guarded_loop
+
+    def _guarded_loop(self, *args: Any) -> Any:
+        """Go on after something on the queue that is no message at all, which kombu's transport does not expect: Celery
+        would end the worker. It is off the queue already; the connection is made anew, as after a lost one."""
+        try:
+            return self._celerys_loop(*args)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            log.error("dropped what is no message of Celery's", error=f"{type(error).__name__}: {error}")
+            raise ConnectionResetError("something on the queue was no message") from error
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         name = message.headers.get("task", "") if body is None else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import celery
 import kombu.exceptions
 import pytest
+from tests.chaos import poison
 from tests.integration.recording_app import CLAIMED, FAILS, HANGS, SLOW, RecordingHost
 from tests.servers import Program, Redis, ServerError, free_port, poll
 
@@ -194,6 +196,20 @@ def test_flushing_redis_loses_only_what_was_in_it(redis: Redis, record: Path) ->
         flushed = len(worker.events("turn"))
         worker.wait_until(lambda: len(worker.events("turn")) >= flushed + 5, seconds=20)
         assert worker.events("refused") == []
+
+
+def test_poison_on_the_queue_ends_no_worker(redis: Redis, record: Path, dispatcher: CeleryDispatcher) -> None:
+    """Garbage, pickles, strangers' tasks and what is no message at all: the worker drops it and takes the next turn."""
+    chance = random.Random(1)
+    with Worker(redis, record) as worker:
+        for number, (name, make) in enumerate(poison.make(chance, 5).items(), start=1):
+            poison.put(redis, make(), chance)
+
+            dispatcher.turns([_turn("standup", 1000 + number)])
+
+            worker.wait_until(lambda turn=str(1000 + number): turn in worker.events("turn"), seconds=20)
+            assert worker.running, name
+        assert len(worker.pids("turn")) == 1
 
 
 def test_claiming_goes_on_through_an_outage_and_messages_flow_after_it(record: Path) -> None:
