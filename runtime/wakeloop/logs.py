@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,15 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+def tell(logger: logging.Logger, level: int, message: str, fields: Mapping[str, Any]) -> None:
+    """Log as a logger of `get_logger` does, in a third of the time: for what is told of each step of each run. The record
+    does not know from which line of the code it came."""
+    if logger.isEnabledFor(level):
+        record = logging.LogRecord(logger.name, level, __file__, 0, _line(message, fields), None, None)
+        setattr(record, FIELDS, {**fields, "event": message})
+        logger.handle(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -59,9 +68,13 @@ def _render(
     whole = dict(event)
     message = event.pop("event")
     trace = event.pop("exception", None)
-    fields = " ".join(f"{key}={_quoted(value)}" for key, value in event.items())
-    line = f"{message}  {fields}" if fields else str(message)
+    line = _line(message, event)
     return (f"{line}\n{trace}" if trace else line,), {"extra": {FIELDS: whole}}
+
+
+def _line(message: str, fields: Mapping[str, Any]) -> str:
+    told = " ".join([f"{key}={_quoted(value)}" for key, value in fields.items()])
+    return f"{message}  {told}" if told else str(message)
 
 
 def _quoted(value: Any) -> str:

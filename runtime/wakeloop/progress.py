@@ -11,14 +11,13 @@ from uuid import UUID
 
 from wakeloop import meters
 from wakeloop.engine.journal import Kind
-from wakeloop.logs import get_logger
+from wakeloop.logs import tell as tell_line
 from wakeloop.open_run import RunError
 from wakeloop.status import RunStatus
 from wakeloop.store.records import SessionCommit
 
-log = get_logger("wakeloop.runs")
+log = logging.getLogger("wakeloop.runs")
 _ENDS = {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.STUCK, RunStatus.CANCELLED}
-_switch = logging.getLogger("wakeloop.runs")
 
 
 def tell(
@@ -28,7 +27,7 @@ def tell(
 
     within: makes the span of a run the current one, which log lines tell."""
     _count(commit)
-    if not _switch.isEnabledFor(logging.INFO):
+    if not log.isEnabledFor(logging.INFO):
         return
     for id, values in _changed(commit):
         with within(id):
@@ -36,22 +35,22 @@ def tell(
 
 
 def _tell_run(commit: SessionCommit, id: UUID, values: dict[str, Any]) -> None:
-    run = log.bind(
-        agent=commit.session.agent, session=commit.session.name, run=id.hex[-8:], turn=commit.session.token
-    )
+    session = commit.session
+    place = {"agent": session.agent, "session": session.name, "run": id.hex[-8:], "turn": session.token}
     if values.get("started_at") is not None:
-        run.info("run started")
+        tell_line(log, logging.INFO, "run started", place)
     for record in commit.records.get(id, ()):
         if record.kind is Kind.STEP:
-            run.info("step done" if record.ok else "step failed", step=record.name)
+            outcome = "step done" if record.ok else "step failed"
+            tell_line(log, logging.INFO, outcome, {**place, "step": record.name})
     if values.get("waits") is not None:
-        run.info("run waits", **_until(values.get("wake_at")))
+        tell_line(log, logging.INFO, "run waits", {**place, **_until(values.get("wake_at"))})
     match values.get("status"):
         case RunStatus.COMPLETED | RunStatus.CANCELLED as ended:
-            run.info(f"run {ended}")
+            tell_line(log, logging.INFO, f"run {ended}", place)
         case RunStatus.FAILED:
             error = RunError.model_validate_json(values["failure"])
-            run.error("run failed", reason=error.failure.name)
+            tell_line(log, logging.ERROR, "run failed", {**place, "reason": error.failure.name})
 
 
 def _count(commit: SessionCommit) -> None:
