@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections import defaultdict
@@ -35,7 +36,9 @@ BATCH = 1000
 FEW = 20
 """Up to so many due sessions of an agent get a message each within FLOW_SECONDS, so that Flower shows them one by one."""
 MANY = 50
-"""Beyond that, up to so many share one."""
+"""Beyond that, up to so many share one, or more if there would be over SHARES messages: Celery takes longer over each than
+a worker over ten turns."""
+SHARES = 8
 FLOW_SECONDS = 1.0
 POLL_SECONDS = 1.0
 BUSY_SECONDS = 10.0
@@ -273,7 +276,8 @@ class Timers:
             by_agent[agent].append((id, f"{agent}/{key}"))
         messages = []
         for agent, found in by_agent.items():
-            size = 1 if self._passed(agent, len(found)) <= FEW else MANY
+            many = max(MANY, math.ceil(len(found) / SHARES))
+            size = 1 if self._passed(agent, len(found)) <= FEW else many
             queue = self._world.registry.get(agent).queue
             for start in range(0, len(found), size):
                 part = found[start : start + size]
