@@ -14,7 +14,6 @@ from wakeloop import calendar
 from wakeloop.asking import Settled
 from wakeloop.engine import commands as cmd
 from wakeloop.engine.failures import Failure, describe
-from wakeloop.engine.journal import Kind, Wait
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.entries import AGENT, CONTACT
 from wakeloop.errors import ChildFailed
@@ -176,12 +175,3 @@ def cancellation(id: UUID, at: datetime, reason: str) -> Settlement:
     """The end of a request that nobody waits for any more."""
     settled = Settled(status=RequestStatus.CANCELLED, at=at, reason=reason)
     return Settlement(id=id, status=RequestStatus.CANCELLED, outcome=settled.model_dump_json())
-
-
-def receivers(waits: tuple[Wait, ...]) -> list[tuple[int, str | None]]:
-    """The operations of these that a message completes, each with the contact that it must be of, if any."""
-    return [
-        (wait.op, (wait.match or {}).get("from"))
-        for wait in waits
-        if wait.kind is Kind.RECEIVE and (wait.match or {}).get("type") == "message"
-    ]

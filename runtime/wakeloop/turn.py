@@ -6,32 +6,30 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from wakeloop import meters, run_traces, tracing
 from wakeloop.agent import Agent, WhileBusy
-from wakeloop.asking import RequestSpec
-from wakeloop.changes import Changes, receivers
+from wakeloop.changes import Changes
 from wakeloop.conversation import Found, Wanted
 from wakeloop.engine import commands as cmd
 from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import describe
-from wakeloop.engine.journal import Kind, Record, dump_waits, load_waits
+from wakeloop.engine.journal import Kind, Record, load_waits
 from wakeloop.engine.operation import Operation, RunFacts
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.entries import Entry
-from wakeloop.errors import NotPossible, WakeloopError
+from wakeloop.errors import WakeloopError
 from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
 from wakeloop.logs import get_logger
 from wakeloop.open_run import OpenRun, RunError, StepJob, StepKey
-from wakeloop.people import Card
 from wakeloop.status import RunStatus
-from wakeloop.steps import Step
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
+from wakeloop.surroundings import Surroundings
 from wakeloop.triggers import Overlap, load_schedule
-from wakeloop.world import World, check_request
+from wakeloop.world import World
 
 log = get_logger("wakeloop.turn")
 
@@ -146,37 +144,9 @@ class Turn:
     ) -> None:
         """Record how an attempt at a step ended. The handler sees it after the next commit."""
         run = self._runs.get(run_id)
-        if run is None or run.execution is None or op not in run.running:
-            return
-        operation = run.running.pop(op)
-        call = operation.call
-        assert call is not None
-        if op not in run.execution.pending:
-            return
-        self._changes.is_dirty = True
-        call.running = False
-        if error is None:
-            try:
-                text = call.codec.dump(value, f"the result of step {operation.name}")
-                run.execution.record_completion(op, at=now, value=text)
-            except WakeloopError as refusal:
-                run.execution.record_completion(
-                    op, at=now, ok=False, value=describe(refusal).model_dump_json()
-                )
-        else:
-            call.attempts += 1
-            options = call.step.options
-            if call.attempts <= options.retries and options.backoff.wants(error):
-                wait = options.backoff.wait_seconds(call.attempts, chance)
-                again = now + timedelta(seconds=wait)
-                operation.due = again
-                facts = {"error": describe(error).title, "attempt": call.attempts, "again": again.isoformat()}
-                run.execution.note(
-                    Kind.ATTEMPT, operation, at=now, ok=False, value=JSON_CODEC.dump(facts, "attempt")
-                )
-            else:
-                run.execution.record_completion(op, at=now, ok=False, value=describe(error).model_dump_json())
-        self._collect(run)
+        if run is not None and run.attempt_ended(op, now=now, value=value, error=error, chance=chance):
+            self._changes.is_dirty = True
+            self._collect(run)
 
     def committed(self, session: SessionRow) -> None:
         """What `changes` gave is committed: what was recorded may be seen."""
@@ -186,7 +156,7 @@ class Turn:
         if tracing.tracer is not None:
             run_traces.end_all(self._ended)
             run_traces.end_all(
-                (run for run in self._runs.values() if not self._is_busy(run)), RunStatus.WAITING
+                (run for run in self._runs.values() if not run.is_busy(self._now)), RunStatus.WAITING
             )
         self._ended.clear()
 
@@ -235,42 +205,17 @@ class Turn:
         return (
             not self.wants_more
             and not self._read.spans
-            and not any(self._is_busy(run) for run in self._runs.values())
-        )
-
-    def _is_busy(self, run: OpenRun) -> bool:
-        return bool(
-            run.is_blocked or run.running or (run.execution and run.execution.steps_to_start(self._now))
+            and not any(run.is_busy(self._now) for run in self._runs.values())
         )
 
     def next_due(self) -> datetime | None:
         """When the next timer or attempt of any of its runs is due."""
-        dues = [
-            run.execution.next_due() if run.execution is not None else run.row.wake_at
-            for run in self._runs.values()
-        ]
-        return min((due for due in dues if due is not None), default=None)
+        dues = [due for run in self._runs.values() if (due := run.next_due) is not None]
+        return min(dues, default=None)
 
     def jobs(self) -> list[StepJob]:
         """The steps to start now that everything before them is committed."""
-        jobs = []
-        for run in self._runs.values():
-            chosen, run.chosen = run.chosen, []
-            for operation in chosen:
-                call = operation.call
-                if call is not None and operation.no in run.running:
-                    jobs.append(
-                        StepJob(
-                            key=(self.session.id, self.session.token, run.id, operation.no),
-                            agent=self.agent.name,
-                            step=call.step,
-                            args=call.args,
-                            kwargs=call.kwargs,
-                            attempt=call.attempts + 1,
-                            span=run.span,
-                        )
-                    )
-        return jobs
+        return [job for run in self._runs.values() for job in run.jobs(self.session)]
 
     def within(self, run_id: UUID) -> AbstractContextManager[None]:
         """Let the span of a run, if it has one, be the current one for what is done within."""
@@ -280,13 +225,8 @@ class Turn:
 
     def abandoned(self) -> list[StepKey]:
         """Keys of steps under way that no handler waits for any more."""
-        keys = []
-        for run in [*self._runs.values(), *self._ended]:
-            for op in list(run.running) if run.running else ():
-                if run.execution is None or op not in run.execution.pending:
-                    del run.running[op]
-                    keys.append((self.session.id, self.session.token, run.id, op))
-        return keys
+        runs = [*self._runs.values(), *self._ended]
+        return [(self.session.id, self.session.token, run.id, op) for run in runs for op in run.abandoned()]
 
     def changes(self, lease_until: datetime) -> SessionCommit:
         """Everything to commit, and whether the session may be let go with it. The next changes start empty."""
@@ -296,29 +236,11 @@ class Turn:
         commit.release = self.is_quiet
         commit.due_at = self.next_due()
         commit.state = self.state if self.state != self.session.state else None
-        for run in [*self._runs.values(), *self._ended]:
-            execution = run.execution
-            if execution is not None and run.id in self._runs:
-                status = RunStatus.WAITING if commit.release else RunStatus.RUNNING
-                waits = execution.waits()
-                facts = {
-                    "status": status,
-                    "waits": dump_waits(waits) if commit.release else None,
-                    "wake_at": execution.next_due() if commit.release else None,
-                }
-                run.set(**facts)
-                if receivers(waits) != receivers(run.waits):
-                    commit.receivers[run.id] = receivers(waits)
-                run.waits = waits
-            if run.is_new:
-                commit.new_runs.append(run.row)
-                run.is_new = False
-            elif run.values:
-                commit.runs[run.id] = dict(run.values)
-            run.values.clear()
-            if run.records:
-                commit.records[run.id] = run.records
-                run.records = []
+        for run in self._runs.values():
+            run.rest(commit)
+            run.write(commit)
+        for run in self._ended:
+            run.write(commit)
         self._changes = Changes(self.world, self.session)
         self.is_committing = True
         return commit
@@ -525,7 +447,7 @@ class Turn:
             journal=self._journals.pop(run.id),
             applied=run.row.applied,
             waits=run.waits if run.row.waits is not None else None,
-            surroundings=_Surroundings(self),
+            surroundings=Surroundings(self),
         )
         execution = run.execution
         return self._guarded(run, lambda: execution.begin(self.state))
@@ -687,15 +609,7 @@ class Turn:
             if execution is None or run.is_blocked:
                 continue
             for operation in execution.steps_to_start(self._now):
-                call = operation.call
-                assert call is not None
-                call.running = True
-                run.running[operation.no] = operation
-                run.chosen.append(operation)
-                operation.due = None
-                if not call.step.options.idempotent:
-                    call.started += 1
-                    execution.note(Kind.STARTED, operation, at=self._now)
+                if run.choose(operation, now=self._now):
                     self._collect(run)
 
     def _overlap(self, schedule_id: int) -> Overlap:
@@ -707,41 +621,6 @@ class Turn:
     def wakeups(self) -> tuple[cmd.Wakeup, ...]:
         """The session's coming wakeups."""
         return self._changes.wakeups(self._schedules)
-
-
-class _Surroundings:
-    """What a live handler may ask: see Surroundings."""
-
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
-
-    def new_id(self) -> UUID:
-        return self._turn.world.ids.new_id()
-
-    def check_contact(self, contact: str, via: str | None) -> str:
-        return self._turn.world.people.route(contact, via)[0][0]
-
-    def check_request(self, spec: RequestSpec) -> None:
-        check_request(self._turn.world.people, spec)
-
-    def contacts(self) -> tuple[Card, ...]:
-        people = self._turn.world.people
-        return tuple(people.card(id) for id in people.ids)
-
-    def check_agent(self, name: str) -> None:
-        self._turn.world.registry.get(name)
-
-    def wakeups(self) -> tuple[cmd.Wakeup, ...]:
-        return self._turn.wakeups()
-
-    def entries(self, first: int, last: int) -> tuple[Entry, ...]:
-        return self._turn.entries(first, last)
-
-    def reading(self) -> Step[..., bytes]:
-        reader = self._turn.world.reader
-        if reader is None:
-            raise NotPossible("attachments cannot be read here")
-        return reader.step(self._turn.session.id)
 
 
 def _fits(match: dict[str, Any], event: Event) -> bool:
