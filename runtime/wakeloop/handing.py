@@ -7,7 +7,7 @@ import time
 
 from wakeloop.dispatch import Dispatcher
 from wakeloop.logs import get_logger
-from wakeloop.timers import Timers
+from wakeloop.timers import Timers, dispatching
 
 log = get_logger("wakeloop.handing")
 
@@ -69,7 +69,8 @@ class Handing:
         swept = self._timers.sweep()
         try:
             if swept.turns:
-                self._dispatcher.turns(swept.turns)
+                with dispatching(swept.turns):
+                    self._dispatcher.turns(swept.turns)
             if swept.deliveries:
                 self._dispatcher.deliveries(swept.deliveries)
         except Exception:

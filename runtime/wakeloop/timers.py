@@ -366,7 +366,7 @@ class TimerThread:
             self._timers.relieve(self._lease_seconds)
         swept = self._timers.sweep()
         if swept.turns:
-            with _dispatching(swept.turns):
+            with dispatching(swept.turns):
                 self._dispatcher.turns(swept.turns)
         if swept.deliveries:
             self._dispatcher.deliveries(swept.deliveries)
@@ -397,7 +397,7 @@ class TimerThread:
 
 
 @contextmanager
-def _dispatching(messages: Sequence[TurnMessage]) -> Iterator[None]:
+def dispatching(messages: Sequence[TurnMessage]) -> Iterator[None]:
     """Tell each trace that led to one of these messages how it is handed over."""
     tracer = tracing.tracer
     spans = []

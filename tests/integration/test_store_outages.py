@@ -360,6 +360,7 @@ def test_commits_survive_restarts_of_the_server() -> None:
             arrivals = connection.execute(
                 sa.text("SELECT arrivals FROM sessions WHERE agent = 'other'")
             ).scalar_one()
-        assert (lines, posts, arrivals) == (total, total, total)
+        # What made a session is not counted there: it is due from its beginning, and nobody held it before.
+        assert (lines, posts, arrivals) == (total, total, total - 1)
         assert min(done.values()) > 5
         setup.close()
