@@ -323,7 +323,7 @@ TAMPERINGS: dict[Tamper, str] = {
     begin_a_chat_twice: "each message that begins something began one run",
     double_a_message_at_the_provider: "the provider has each SMS once, and the store knows each that the provider has",
     lose_a_message_at_the_provider: "the provider has each SMS once, and the store knows each that the provider has",
-    give_a_delivery_up: "every message out was delivered; none is waiting, in doubt or given up, unless it was sent three times",
+    give_a_delivery_up: "every message out was delivered; none is waiting, in doubt or given up, unless three attempts had no answer",
     pay_twice: "a gated function ran once where it was approved, with the approved arguments, and nowhere else",
     pay_more_than_was_approved: "a gated function ran once where it was approved, with the approved arguments, and nowhere else",
     decide_twice: "each approval was decided once, by the one who was asked, about exactly these arguments",
