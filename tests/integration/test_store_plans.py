@@ -306,6 +306,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "inbox.answer": lambda c: inbox.answer(c, [ChildEnd(session=3, parent=uuid(1, 3), run=uuid(1, 4), body="{}")], now=NOW),
     "inbox.causes": lambda c: inbox.causes(c, [1, 2, 30]),
     "inbox.queue_runs": lambda c: inbox.queue_runs(c, [NewRun(id=uuid(5, 1), agent="a", key="k", event="{}")], {("a", "k"): 2}, now=NOW),
+    "inbox.add_runs": lambda c: inbox.add_runs(c, [NewRun(id=uuid(5, 2), agent="a", key="k", event="{}")], {("a", "k"): 2}, now=NOW),
     "inbox.touch": lambda c: inbox.touch(c, [1, 2, 30], now=NOW),
     "keys.ensure_key": lambda c: (keys.ensure_key(c, "k1", now=NOW), keys.ensure_key(c, "new", now=NOW)),
     "keys.find_key": lambda c: keys.find_key(c, "k1"),

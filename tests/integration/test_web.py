@@ -281,11 +281,11 @@ def test_a_channel_reacts_once_its_request_is_recorded_and_answered(site: Site, 
     """In the loop in which all of its traffic is, in a process without a worker too; a repetition has it react again."""
     hook.capabilities = Capabilities(inbound=True)  # type: ignore[misc]
 
-    assert hook.call("hello", provider_id="1") == (200, "taken")
-    assert hook.call("hello again", provider_id="2") == (200, "taken")
-    for _ in poll(10):
-        if len(hook.reacted) == 2:
-            break
+    for number, text in enumerate(["hello", "hello again"], start=1):
+        assert hook.call(text, provider_id=str(number)) == (200, "taken")
+        for _ in poll(10):
+            if len(hook.reacted) == number:
+                break
 
     assert [(count, thread) for count, thread, _ in hook.reacted] == [
         (1, "wakeloop-steps"),
