@@ -127,9 +127,8 @@ def ranges(connection: Connection, wanted: Sequence[tuple[int, int, int]]) -> li
     if not wanted:
         return []
     if is_postgres(connection) and len(wanted) > 1:
-        columns = dict(
-            zip(("sessions", "firsts", "lasts"), map(list, zip(*wanted, strict=True)), strict=True)
-        )
+        sessions, firsts, lasts = (list(column) for column in zip(*wanted, strict=True))
+        columns = {"sessions": sessions, "firsts": firsts, "lasts": lasts}
         return list(connection.execute(_RANGES, columns))
     return [
         row
