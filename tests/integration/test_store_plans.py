@@ -436,7 +436,6 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "queries.list_requests": lambda c: (queries.list_requests(c, run=uuid(1, 7)), queries.list_requests(c, limit=100), queries.list_requests(c, status="open", limit=100)),
     "queries.find_request": lambda c: queries.find_request(c, uuid(4, 7)),
     "queries.list_schedules": lambda c: queries.list_schedules(c),
-    "queries.pending_inbox": lambda c: queries.pending_inbox(c, 7),
     "queries.count_rows": lambda c: queries.count_rows(c),
     "queries.last_channel": lambda c: queries.last_channel(c, "c7"),
 }  # fmt: skip

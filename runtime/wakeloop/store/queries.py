@@ -18,9 +18,7 @@ from wakeloop.store.schema import (
     FAILED_DELIVERY,
     FAILED_RUNS,
     OPEN_RUNS,
-    PENDING_EVENTS,
     deliveries,
-    inbox,
     messages,
     received,
     requests,
@@ -292,14 +290,6 @@ def _list_schedules(limit: bool) -> sa.Select[Any]:
 def list_schedules(connection: Connection, *, limit: int | None = None) -> list[sa.Row[Any]]:
     """Live schedules with their sessions' keys, soonest first."""
     return list(connection.execute(_list_schedules(limit is not None), {"most": limit}))
-
-
-_PENDING = sa.select(inbox).where(inbox.c.session_id == _SESSION, PENDING_EVENTS).order_by(inbox.c.id)
-
-
-def pending_inbox(connection: Connection, session: int) -> list[sa.Row[Any]]:
-    """What a session has not consumed."""
-    return list(connection.execute(_PENDING, {"session": session}))
 
 
 _COUNTS = [sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in (runs, messages)]
