@@ -73,13 +73,15 @@ def run(
 
 
 @app.command()
-def show(file: Annotated[Path, typer.Argument(help="A run's file.")]) -> None:
+def show(file: Annotated[Path, typer.Argument(help="A run's file.", exists=True, dir_okay=False)]) -> None:
     """Show a run that was kept, compared with the one before it."""
     _report(results.load(file), file, file.parent)
 
 
 @app.command()
-def page(file: Annotated[Path, typer.Argument(help="A full run's file.")]) -> None:
+def page(
+    file: Annotated[Path, typer.Argument(help="A full run's file.", exists=True, dir_okay=False)],
+) -> None:
     """Put a run's figures into docs/benchmarks.md."""
     publish(results.load(file))
 
