@@ -258,6 +258,7 @@ class Turn:
             if run.execution is not None:
                 run.execution.close()
         self._runs.clear()
+        self._ended.clear()
         return keys
 
     # ------------------------------------------------------------------ what may happen next

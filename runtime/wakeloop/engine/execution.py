@@ -95,6 +95,7 @@ class Execution:
         self._trouble: WakeloopError | None = None
         self._timers: dict[int, Operation] = {}
         self._main: asyncio.Task[Any] | None = None
+        self._context: Context[Any] | None = None
         self._undelivered: list[Record] = []
         self._stretches: list[Stretch] = []
         self._delivered: list[Record] = []
@@ -124,7 +125,7 @@ class Execution:
         self._enter_stretch(0, state)
         context = contextvars.Context()
         context.run(current_run.set, self)
-        self._context: Context[Any] = Context(self)
+        self._context = Context(self)
         self._main = self.loop.create_task(
             self.agent.handler(self._context), name=self.facts.id, context=context
         )
@@ -188,10 +189,12 @@ class Execution:
         return records, commands
 
     def close(self) -> None:
-        """Drop the run from memory, wherever it stands."""
+        """Drop the run from memory, wherever it stands. What it held is freed at once: nothing refers in a circle any more,
+        for which Python would have to look."""
         with inside_handler(self.facts.id):
             self.loop.discard()
         self.pending.clear()
+        self._main = self._context = None
 
     # ------------------------------------------------------------------ what is left to do
 
@@ -250,6 +253,7 @@ class Execution:
 
     async def run_gated(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function that runs only with a person's approval."""
+        assert self._context is not None
         return await self._context.run_gated(gate, args, kwargs)
 
     async def wait(self, kind: Kind, name: str, match: dict[str, Any], codec: Codec) -> Any:

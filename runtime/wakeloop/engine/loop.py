@@ -63,7 +63,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._on_timer = on_timer
         self._closed = False
         self._running = False
-        self._cancelled: Callable[[asyncio.TimerHandle], None] = lambda handle: None
+        self._cancelled: Callable[[asyncio.TimerHandle], None] = _nothing
         self._tasks: set[DurableTask[Any]] = set()
         self._tasks_made = first_task
         self._prune_at = 64
@@ -127,6 +127,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         finally:
             self._ready.clear()
             asyncio._set_running_loop(previous)
+            self._on_timer = self._cancelled = _nothing
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Let an asynchronous generator that nobody iterates any more clean up, which may await: as asyncio does."""
@@ -228,6 +229,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         self._closed = True
+
+
+def _nothing(handle: asyncio.TimerHandle) -> None:
+    """What becomes of a timer that nobody drives."""
 
 
 def _unwind(coroutine: Any) -> None:
