@@ -96,15 +96,18 @@ class Executor:
         committed: Callable[[datetime | None], None] = lambda due: None,
         chance: random.Random | None = None,
         retry_seconds: float | None = None,
+        ahead: timedelta = timedelta(0),
     ) -> None:
         """Args: lease_seconds: how long a session is ours without a sign of life. retry_seconds: how long to try again
-        while the database is away, before what is in memory is given up (by default the lease's length)."""
+        while the database is away, before what is in memory is given up (by default the lease's length). ahead: a session
+        that is handed over so long before its time is replayed at once, and held until its time has come."""
         self.world = world
         self.owner = new_owner()
         self._database = database
         self._steps = steps
         self._lease = timedelta(seconds=lease_seconds)
         self._retry_seconds = lease_seconds if retry_seconds is None else retry_seconds
+        self._ahead = ahead
         self._committed = committed
         self._chance = chance or random.Random()
         self._incoming: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -360,7 +363,7 @@ class Executor:
             loaded.schedules = _by_session(schedules.of_sessions(connection, ids))
             loaded.parked = turns.load_parked(connection, targets - {run.id for run in runs})
             for row in claimed:
-                turn = self._make_turn(row, loaded)
+                turn = self._make_turn(row, loaded, now + self._ahead)
                 if turn is not None:
                     loaded.turns[row.id] = turn
                     wanted |= dict.fromkeys(turn.needs_journals(now), row.id)
@@ -368,12 +371,12 @@ class Executor:
             loaded.journals.setdefault(wanted[run], {})[run] = journal
         return loaded
 
-    def _make_turn(self, row: SessionRow, loaded: _Loaded) -> Turn | None:
+    def _make_turn(self, row: SessionRow, loaded: _Loaded, soon: datetime) -> Turn | None:
         try:
             agent = self.world.registry.get(row.agent)
         except NotFound:
             return None
-        return Turn(world=self.world, agent=agent, session=row, **loaded.of(row.id))
+        return Turn(world=self.world, agent=agent, session=row, soon=soon, **loaded.of(row.id))
 
     def _take_up(self, loaded: _Loaded, now: datetime) -> None:
         for id, turn in loaded.turns.items():
@@ -501,12 +504,12 @@ class Executor:
         )
 
     def wake_timers(self) -> None:
-        """Go on with the sessions under way that have a timer due: nobody else tells of them while they are held."""
+        """Go on with the sessions under way that have a timer due, a batch of them: nobody else tells of them while they are
+        held."""
         if self._dues:
             now = self._database.now()
-            for session, due in self._dues.items():
-                if due <= now:
-                    self._touched[session] = None
+            late = [session for session, due in self._dues.items() if due <= now]
+            self._touched |= dict.fromkeys(late[:BATCH])
 
     def _keep(self) -> None:
         """Extend leases, look for arrivals, and warn of handlers that block, until the executor is closed."""

@@ -41,6 +41,13 @@ a worker over ten turns."""
 SHARES = 8
 FLOW_SECONDS = 1.0
 POLL_SECONDS = 1.0
+AHEAD = timedelta(seconds=3)
+"""So long before its time a crowd of sessions is handed over, so that its runs are replayed by then."""
+CROWD = 200
+"""So many sessions that are due within AHEAD are a crowd. Fewer are not worth that they occupy a worker's threads while they
+wait, and are handed over when they are due."""
+CROWD_SHARE = 500
+"""So many sessions of a crowd share a message, and so one thread of a worker."""
 BUSY_SECONDS = 10.0
 """A worker that always finds something due does what can wait at least so often."""
 
@@ -77,10 +84,14 @@ class Timers:
     queued once per (schedule, nominal time).
     """
 
-    def __init__(self, *, database: Database, world: World, desk: Desk) -> None:
+    def __init__(
+        self, *, database: Database, world: World, desk: Desk, ahead: timedelta = timedelta(0)
+    ) -> None:
+        """Args: ahead: how long before its time a crowd is handed over, which must be what executors are told."""
         self._database = database
         self._world = world
         self._desk = desk
+        self._ahead = ahead
         self._flow: dict[str, tuple[float, int]] = {}
 
     def sync_schedules(self) -> None:
@@ -134,11 +145,14 @@ class Timers:
         schedules.end(connection, [row.id for ref, row in present.items() if ref not in refs and row.nominal])
 
     def sweep(self) -> Swept:
-        """Claim what is due now, at most a batch of each kind. With nothing due, nothing is locked."""
+        """Claim what is due now, and of a crowd what soon will be, at most a batch of each kind. With nothing due, nothing is
+        locked."""
         agents = self._world.registry.names
         with self._database.lone() as connection:
-            found = due.look(connection, now=self._database.now())
-        if found.is_empty:
+            now = self._database.now()
+            found = due.look(connection, now=now)
+            ahead = self._ahead if self._is_crowd(connection, found, agents, now) else timedelta(0)
+        if found.is_empty and not ahead:
             return Swept(turns=[], deliveries=[], next_due=found.next)
         worked = fired = 0
         if found.requests:
@@ -151,8 +165,8 @@ class Timers:
         deliveries: list[UUID] = []
         with self._database.lone() as connection:
             now = self._database.now()
-            if found.sessions or worked or fired:
-                ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
+            if found.sessions or worked or fired or ahead:
+                ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH, soon=now + ahead)
             causes = (
                 inbox.causes(connection, [id for id, _, _ in ready]) if tracing.tracer is not None else {}
             )
@@ -164,11 +178,18 @@ class Timers:
         next_due = now if fired or ready or deliveries or worked else found.next
         crashpoints.reach("timers.claimed")
         return Swept(
-            turns=self._messages(ready, causes),
+            turns=self._messages(ready, causes, least=CROWD_SHARE if ahead else 1),
             deliveries=[str(id) for id in deliveries],
             next_due=next_due,
             requests=worked,
         )
+
+    def _is_crowd(self, connection: Connection, found: due.Due, agents: Sequence[str], now: datetime) -> bool:
+        """Whether so many sessions are due soon that they are handed over already."""
+        soon = now + self._ahead
+        if found.next is None or found.next > soon:
+            return False
+        return leases.count_coming(connection, now=now, soon=soon, agents=agents, limit=CROWD) >= CROWD
 
     def _fire(self, connection: Connection, agents: Sequence[str], now: datetime) -> int:
         rows = schedules.claim_due(connection, now=now, agents=agents, limit=BATCH)
@@ -269,15 +290,16 @@ class Timers:
             outbox.recover(connection, now=now)
 
     def _messages(
-        self, ready: Sequence[tuple[int, str, str]], causes: Mapping[int, Sequence[str]]
+        self, ready: Sequence[tuple[int, str, str]], causes: Mapping[int, Sequence[str]], *, least: int
     ) -> list[TurnMessage]:
+        """least: so many share a message, if there are so many."""
         by_agent: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for id, agent, key in ready:
             by_agent[agent].append((id, f"{agent}/{key}"))
         messages = []
         for agent, found in by_agent.items():
             many = max(MANY, math.ceil(len(found) / SHARES))
-            size = 1 if self._passed(agent, len(found)) <= FEW else many
+            size = max(least, 1 if self._passed(agent, len(found)) <= FEW else many)
             queue = self._world.registry.get(agent).queue
             for start in range(0, len(found), size):
                 part = found[start : start + size]

@@ -55,8 +55,10 @@ class Turn:
         inbox: Sequence[InboxRow],
         schedules: Sequence[Any],
         parked: Set[UUID] = frozenset(),
+        soon: datetime = _NEVER,
     ) -> None:
-        """`parked`: of the runs that the inbox has something for, those that are parked; it is kept for a retry."""
+        """`parked`: of the runs that the inbox has something for, those that are parked; it is kept for a retry. soon: a
+        run whose wait is over by then is brought into memory at once, and the session held until it may go on."""
         self.world = world
         self.agent = agent
         self.session = session
@@ -74,6 +76,8 @@ class Turn:
         self._now = _NEVER
         self._changes = Changes(self.world, self.session)
         self.reload(runs, inbox, schedules, parked)
+        coming = (row.wake_at for row in runs if row.wake_at is not None and row.wake_at <= soon)
+        self._held_until = max(coming, default=_NEVER)
 
     # ------------------------------------------------------------------ what comes in
 
@@ -116,6 +120,7 @@ class Turn:
 
     def needs_journals(self, now: datetime) -> set[UUID]:
         """The runs that will surely be looked into."""
+        by = max(now, self._held_until)
         targets = {item.target for item in self._inbox.values()}
         arrived = any(item.kind in ("message", "signal") for item in self._inbox.values())
         return {
@@ -126,7 +131,7 @@ class Turn:
             and run.id not in self._journals
             and (
                 run.row.status is RunStatus.RUNNING
-                or (run.row.wake_at is not None and run.row.wake_at <= now)
+                or (run.row.wake_at is not None and run.row.wake_at <= by)
                 or run.id in targets
                 or (arrived and any(wait.kind is Kind.RECEIVE for wait in run.waits))
             )
@@ -201,12 +206,19 @@ class Turn:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is under way, so that the session may be let go."""
+        """Whether nothing is under way, or will be in a moment, so that the session may be let go."""
         return (
             not self.wants_more
             and not self._read.spans
             and not any(run.is_busy(self._now) for run in self._runs.values())
+            and not self._is_held
         )
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether it was taken up for a time that is still to come."""
+        due = self.next_due() if self._now < self._held_until else None
+        return due is not None and due <= self._held_until
 
     def next_due(self) -> datetime | None:
         """When the next timer or attempt of any of its runs is due."""
@@ -265,6 +277,7 @@ class Turn:
 
     def _actions(self) -> Iterator[tuple[datetime, int, int, Any]]:
         order = 0
+        by = max(self._now, self._held_until)
         for item in self._inbox.values():
             handle = self._handler_of(item)
             if handle is not None:
@@ -287,7 +300,7 @@ class Turn:
                 for timer in run.execution.due_timers(self._now)[:1]:
                     assert timer.due is not None
                     yield (timer.due, 2, order, lambda run=run, timer=timer: self._ring(run, timer))
-            elif run.row.wake_at is not None and run.row.wake_at <= self._now:
+            elif run.row.wake_at is not None and run.row.wake_at <= by:
                 yield (run.row.wake_at, 2, order, lambda run=run: self._wake(run))
 
     def _deliver_recorded(self) -> bool:

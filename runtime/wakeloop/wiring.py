@@ -40,7 +40,7 @@ from wakeloop.step_runner import RealLoop, ThreadedSteps
 from wakeloop.store import keys
 from wakeloop.store.database import Database
 from wakeloop.telemetry import begin as begin_traces
-from wakeloop.timers import Timers, TimerThread
+from wakeloop.timers import AHEAD, Timers, TimerThread
 from wakeloop.tokens import Tokens
 from wakeloop.world import World
 
@@ -115,7 +115,7 @@ class Runtime:
                 messages_per_hour=settings.messages_per_hour, coalesce_seconds=settings.coalesce_seconds
             ),
         )
-        self.timers = Timers(database=self.database, world=self.world, desk=self.desk)
+        self.timers = Timers(database=self.database, world=self.world, desk=self.desk, ahead=AHEAD)
         self.retention = Retention(database=self.database, policy=Policy.of(settings))
         self.intake = Intake(
             database=self.database,
@@ -336,6 +336,7 @@ class Runtime:
                     steps=self._steps,
                     lease_seconds=self.settings.lease_seconds,
                     committed=self._committed,
+                    ahead=AHEAD,
                 )
                 self._executor.start()
             return self._executor

@@ -320,6 +320,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "leases.arrivals": lambda c: leases.arrivals(c, [1, 2, 3], owner="w"),
     "leases.hand_back": lambda c: leases.hand_back(c, [1, 2, 3], owner="w", now=NOW),
     "leases.claim_due": lambda c: leases.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
+    "leases.count_coming": lambda c: leases.count_coming(c, now=NOW, soon=NOW + timedelta(seconds=3), agents=[f"agent{n}" for n in range(20)], limit=200),
     "leases.holders": lambda c: leases.holders(c, now=NOW, until=NOW + timedelta(seconds=15)),
     "leases.end": lambda c: leases.end(c, ["w1", "w2"], now=NOW, until=NOW + timedelta(seconds=15)),
     "leases.take_back": lambda c: leases.take_back(c, [1, 2, 3], now=NOW),

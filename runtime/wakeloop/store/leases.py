@@ -24,6 +24,8 @@ SESSION_COLUMNS = (
 _NOW = sa.bindparam("now", type_=Instant())
 _UNTIL = sa.bindparam("until", type_=Instant())
 _OWNER = sa.bindparam("worker", type_=sa.Text())
+_SOON = sa.bindparam("soon", type_=Instant())
+_IS_ASLEEP = sa.and_(sessions.c.owner.is_(None), sessions.c.dispatches == sa.literal_column("0"))
 _THESE = sa.select(sessions.c.id).where(among(sessions.c.id, "ids")).order_by(sessions.c.id)
 
 
@@ -67,7 +69,11 @@ _HAND_BACK = Taking(
 _CLAIM_DUE = Taking(
     sessions,
     sa.select(sessions.c.id)
-    .where(sessions.c.due_at <= _NOW, among(sessions.c.agent, "agents"))
+    .where(
+        sessions.c.due_at <= _SOON,
+        sa.or_(sessions.c.due_at <= _NOW, _IS_ASLEEP),
+        among(sessions.c.agent, "agents"),
+    )
     .order_by(sessions.c.due_at)
     .limit(sa.bindparam("most", type_=sa.Integer())),
     {
@@ -81,6 +87,14 @@ _CLAIM_DUE = Taking(
     },
     returning=(sessions.c.id, sessions.c.agent, sessions.c.key),
     skip_locked=True,
+)
+_COMING = sa.select(sa.func.count()).select_from(
+    sa.select(sessions.c.id)
+    .where(
+        sessions.c.due_at > _NOW, sessions.c.due_at <= _SOON, _IS_ASLEEP, among(sessions.c.agent, "agents")
+    )
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+    .subquery()
 )
 _HOLDERS = (
     sa.select(sessions.c.owner)
@@ -150,17 +164,32 @@ def hand_back(connection: Connection, ids: Collection[int], *, owner: str, now: 
 
 
 def claim_due(
-    connection: Connection, *, now: datetime, agents: Collection[str], limit: int
+    connection: Connection,
+    *,
+    now: datetime,
+    agents: Collection[str],
+    limit: int,
+    soon: datetime | None = None,
 ) -> list[tuple[int, str, str]]:
-    """Mark up to `limit` sessions that are due as dispatched, the longest due first; their ids, agents and keys.
+    """Mark up to `limit` sessions that are due as dispatched, the longest due first; their ids, agents and keys. With
+    `soon`, also those that nobody has in hand and that are due by then.
 
     What is due: an instant that a run waits for, something in the inbox, a lease that ran out, or an earlier dispatch
     that no worker took up (after 10 s, doubling up to 320 s). Two callers never get the same session, and neither
     waits for the other."""
     rows = _CLAIM_DUE(
-        connection, {"now": now, "agents": sorted(agents), "most": limit, **redispatch_times(now)}
+        connection,
+        {"now": now, "soon": soon or now, "agents": sorted(agents), "most": limit, **redispatch_times(now)},
     )
     return sorted((row.id, row.agent, row.key) for row in rows)
+
+
+def count_coming(
+    connection: Connection, *, now: datetime, soon: datetime, agents: Collection[str], limit: int
+) -> int:
+    """How many sessions that nobody has in hand are due after `now` and by `soon`; `limit` if there are more."""
+    given = {"now": now, "soon": soon, "agents": sorted(agents), "most": limit}
+    return int(connection.execute(_COMING, given).scalar_one())
 
 
 def holders(connection: Connection, *, now: datetime, until: datetime) -> list[str]:
