@@ -248,14 +248,10 @@ _NO = (Kind.NO, Kind.NO_OPEN)
 _AFTER_ANY_NO = (Kind.COURTESY, Kind.REGRET)
 
 
-
 @functools.cache
 def phrases() -> Phrases:
     """The table of `phrases.toml`. It is read with the first reply, as that takes a while, and many processes read none."""
-    return Phrases(
-        tomllib.loads((resources.files("wakeloop") / "phrases.toml").read_text(encoding="utf-8"))
-    )
-
+    return Phrases(tomllib.loads((resources.files("wakeloop") / "phrases.toml").read_text(encoding="utf-8")))
 
 
 def _is_yes(tokens: Sequence[_Token]) -> bool:

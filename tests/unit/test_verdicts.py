@@ -299,7 +299,9 @@ def test_no_phrase_is_a_yes_and_a_no() -> None:
             said[kind] |= {tuple(phrase.split()) for phrase in lists.get(kind, ())}
 
     assert said["yes"] and said["no"] and not said["yes"] & said["no"]
-    assert phrases().match(["yes"], 0, Kind.YES) == 1 and phrases().match(["yes"], 0, Kind.NO, Kind.NO_OPEN) == 0
+    assert (
+        phrases().match(["yes"], 0, Kind.YES) == 1 and phrases().match(["yes"], 0, Kind.NO, Kind.NO_OPEN) == 0
+    )
 
 
 def test_missing_accents_and_apostrophes_change_nothing() -> None:
