@@ -12,17 +12,16 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from enum import Enum
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import typer
 
+from wakeloop.adapters import adapters
 from wakeloop.channel import Capabilities
 from wakeloop.cli import app
 from wakeloop.people import Contact
 from wakeloop.settings import PREFIX, TABLES, Settings
-from wakeloop.wiring import CHANNELS_GROUP
 
 FOLDER = Path(__file__).parent / "reference"
 CHANNELS = Path(__file__).parent / "channels"
@@ -213,11 +212,7 @@ def channels_page() -> str:
     begin, end = (re.search(rf"<!-- channels: {word}[^\n]*-->", text) for word in ("written", "end"))
     assert begin is not None and end is not None
     points = sorted(
-        (
-            point
-            for point in entry_points(group=CHANNELS_GROUP)
-            if point.dist and point.dist.name == "wakeloop"
-        ),
+        (point for point in adapters().values() if point.dist and point.dist.name == "wakeloop"),
         key=lambda point: point.name,
     )
     lines = [f"| channel | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]

@@ -58,6 +58,8 @@ class Ours:
             FOLDER: str(self.marks.folder),
             "BENCH_RELEASED": str(self.released),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            # As installed: pip compiles what it installs, and the peers were. Otherwise a start compiles all of wakeloop.
+            "PYTHONDONTWRITEBYTECODE": "",
             "WAKELOOP_AGENTS_DIR": str(AGENTS),
             "WAKELOOP_DATABASE_URL": database_url,
             "WAKELOOP_BROKER_URL": redis.url,

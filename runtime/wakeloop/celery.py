@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+from .garbage import collect_seldom
 
 if TYPE_CHECKING:
     from .celery_app import App
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Before the rest is imported, which is most of a worker's start.
+    collect_seldom()
     from .celery_app import log_json
     from .flower_guard import guard_flower
     from .wiring import load_settings, make_host

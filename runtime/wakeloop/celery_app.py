@@ -332,7 +332,9 @@ class TurnConsumer(Consumer):  # type: ignore[misc] # Celery has no types
     loop: Callable[..., Any]
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+        # Mingling takes a whole second of every start, for ids of revoked tasks, which mean nothing here; gossip keeps the
+        # clocks together by which Flower puts tasks in order.
+        super().__init__(*args, **options, without_mingle=True)
         self._celerys_loop, self.loop = self.loop, self._guarded_loop
 
     def _guarded_loop(self, *args: Any) -> Any:

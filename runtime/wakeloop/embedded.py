@@ -177,7 +177,7 @@ class EmbeddedWorker:
             False  # register the agents again: they may be others than last time
         )
         self._controller = controller = _Controller(
-            app=self._app, pool_cls=_Pool, without_gossip=True, without_mingle=True, without_heartbeat=True
+            app=self._app, pool_cls=_Pool, without_gossip=True, without_heartbeat=True
         )
         self._thread = threading.Thread(target=controller.start, name="wakeloop-worker", daemon=True)
         self._thread.start()

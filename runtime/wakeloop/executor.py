@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import queue
 import random
 import threading
@@ -17,7 +16,7 @@ from uuid import UUID
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from wakeloop import conversation, crashpoints, meters, progress
+from wakeloop import conversation, crashpoints, garbage, meters, progress
 from wakeloop.alive import new_owner
 from wakeloop.engine.failures import describe
 from wakeloop.errors import NotFound, WakeloopError
@@ -35,9 +34,6 @@ log = get_logger("wakeloop.executor")
 
 BATCH = 200
 """Sessions that are taken up in one cycle."""
-
-GARBAGE_THRESHOLD = 50_000
-"""So many more objects than before make Python look for garbage among the young ones."""
 
 UNKNOWN_AGENT = timedelta(seconds=1)
 """After what time a session is handed over again that came to a worker which does not know its agent."""
@@ -145,7 +141,7 @@ class Executor:
 
     def start(self) -> None:
         """Run cycles in a thread of its own, and look after leases in another."""
-        _collect_garbage_seldom()
+        garbage.collect_seldom()
         self._thread = threading.Thread(target=self._run, name="wakeloop-executor", daemon=True)
         self._keeper = threading.Thread(target=self._keep, name="wakeloop-keeper", daemon=True)
         self._thread.start()
@@ -540,17 +536,6 @@ class Executor:
             for id in old:
                 if id in self._leases:
                     self._leases[id] = now + self._lease
-
-
-def _collect_garbage_seldom() -> None:
-    """Let Python look for cyclic garbage less often than by default, unless the process has its own idea of that.
-
-    Every run that comes or goes is a few hundred objects; by default each few of them have all those looked through
-    again that are only held. That took a quarter of a worker's time."""
-    often = gc.get_threshold()[0]
-    if 0 < often < GARBAGE_THRESHOLD:
-        gc.freeze()
-        gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
 
 
 def _first_due(

@@ -6,11 +6,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-
-import structlog
 
 from wakeloop import tracing
 
@@ -20,15 +18,42 @@ FIELDS = "wakeloop_fields"
 """The attribute of a log record that has the fields."""
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A structlog logger on top of the standard logger of this name."""
-    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, structlog.processors.format_exc_info, _render],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    return logger
+def get_logger(name: str) -> Logger:
+    """A logger with fields on top of the standard logger of this name."""
+    return Logger(logging.getLogger(name))
+
+
+class Logger:
+    """Logs a fixed message with fields. What is below the standard logger's level costs no more than asking for that."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def debug(self, message: str, /, *, exc_info: bool = False, **fields: Any) -> None:
+        """Log at DEBUG; exc_info: with the exception that is being handled."""
+        self._log(logging.DEBUG, message, fields, exc_info)
+
+    def info(self, message: str, /, **fields: Any) -> None:
+        """Log at INFO."""
+        self._log(logging.INFO, message, fields)
+
+    def warning(self, message: str, /, **fields: Any) -> None:
+        """Log at WARNING."""
+        self._log(logging.WARNING, message, fields)
+
+    def error(self, message: str, /, **fields: Any) -> None:
+        """Log at ERROR."""
+        self._log(logging.ERROR, message, fields)
+
+    def exception(self, message: str, /, **fields: Any) -> None:
+        """Log at ERROR, with the exception that is being handled."""
+        self._log(logging.ERROR, message, fields, True)
+
+    def _log(self, level: int, message: str, fields: Mapping[str, Any], exc_info: bool = False) -> None:
+        if self._logger.isEnabledFor(level):
+            extra = {FIELDS: {**fields, "event": message}}
+            # The line of code that the record names is the caller's caller.
+            self._logger.log(level, _line(message, fields), exc_info=exc_info, extra=extra, stacklevel=3)
 
 
 def tell(logger: logging.Logger, level: int, message: str, fields: Mapping[str, Any]) -> None:
@@ -48,7 +73,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
-        ours: MutableMapping[str, Any] | None = getattr(record, FIELDS, None)
+        ours: Mapping[str, Any] | None = getattr(record, FIELDS, None)
         facts: dict[str, Any] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -60,16 +85,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
         return json.dumps(facts, ensure_ascii=False, default=str)
-
-
-def _render(
-    logger: Any, method: str, event: MutableMapping[str, Any]
-) -> tuple[tuple[str], dict[str, dict[str, Any]]]:
-    whole = dict(event)
-    message = event.pop("event")
-    trace = event.pop("exception", None)
-    line = _line(message, event)
-    return (f"{line}\n{trace}" if trace else line,), {"extra": {FIELDS: whole}}
 
 
 def _line(message: str, fields: Mapping[str, Any]) -> str:

@@ -23,16 +23,15 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-import structlog
-
 from wakeloop.agent import Agent
 from wakeloop.errors import ConfigurationError, NotFound
 from wakeloop.events import Message, Signal
+from wakeloop.logs import get_logger
 from wakeloop.people import suggestion
 
 PACKAGE = "wakeloop_agents"
 
-_log = structlog.get_logger(__name__)
+log = get_logger("wakeloop.registry")
 
 
 class Registry:
@@ -98,9 +97,9 @@ def _key(
         return key(event) if fits(event) else None
     except Exception as error:
         # What an author's function says may quote the message, which is only for DEBUG.
-        log = _log.bind(agent=agent.name, event_kind=event.kind, event_id=event.id)
-        log.warning("trigger failed", error=type(error).__name__)
-        log.debug("trigger failed", exc_info=True)
+        facts = {"agent": agent.name, "event_kind": event.kind, "event_id": event.id}
+        log.warning("trigger failed", error=type(error).__name__, **facts)
+        log.debug("trigger failed", exc_info=True, **facts)
         return None
 
 

@@ -15,7 +15,6 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from wakeloop.adapters import adapters
 from wakeloop.errors import ConfigurationError
 from wakeloop.people import Contact, Text, explain, identified, key_of, misnamed, suggestion, wrong_names
 
@@ -332,7 +332,7 @@ def load_settings(*, path: Path | None = None, directory: Path | None = None, **
     given = {key: value for key, value in overrides.items() if value is not None}
 
     merged = _Merged()
-    channels = entry_points(group="wakeloop.channels").names | _tables(tree) | _tables(given)
+    channels = adapters().keys() | _tables(tree) | _tables(given)
     merged.add(tree, lambda key: f"{file}:{_line(lines, key)}")
     for key in _secrets(tree):
         merged.report(key, _secret_refused(key))

@@ -25,11 +25,7 @@ class ThreadWorker:
         """Start, and return when messages are being taken. Raises SystemExit if it cannot; by then it has said why."""
         self._app.set_default()  # as the celery command does: its pool's threads look for their app there
         controller = _Controller(
-            app=self._app,
-            pool_cls="threads",
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=False,
+            app=self._app, pool_cls="threads", without_gossip=True, without_heartbeat=False
         )
         self._thread = threading.Thread(target=controller.start, name="wakeloop-worker", daemon=True)
         self._thread.start()

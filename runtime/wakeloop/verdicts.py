@@ -9,6 +9,7 @@ What a person may say is data, in `phrases.toml` beside this module; here is onl
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 import unicodedata
@@ -79,7 +80,7 @@ def read_verdict(text: str) -> Reading:
     whole = text.strip()
     if any(map(_is_strange, whole)):
         return Reading(verdict=Verdict.UNCLEAR, comment=whole)
-    tokens = list(_tokens(whole, stretch=PHRASES.stretch))
+    tokens = list(_tokens(whole, stretch=phrases().stretch))
     asks = not _QUESTION_MARKS.isdisjoint(whole + unicodedata.normalize("NFKC", whole))
     if len(whole) <= LONGEST_YES_CHARACTERS and not asks and _is_yes(tokens):
         return Reading(verdict=Verdict.YES)
@@ -246,7 +247,11 @@ _BEFORE_NO = (Kind.GREETING, Kind.COURTESY, Kind.REGRET)
 _NO = (Kind.NO, Kind.NO_OPEN)
 _AFTER_ANY_NO = (Kind.COURTESY, Kind.REGRET)
 
-PHRASES = Phrases(tomllib.loads((resources.files("wakeloop") / "phrases.toml").read_text(encoding="utf-8")))
+
+@functools.cache
+def phrases() -> Phrases:
+    """The table of `phrases.toml`. It is read with the first reply, as that takes a while, and many processes read none."""
+    return Phrases(tomllib.loads((resources.files("wakeloop") / "phrases.toml").read_text(encoding="utf-8")))
 
 
 def _is_yes(tokens: Sequence[_Token]) -> bool:
@@ -257,10 +262,10 @@ def _is_yes(tokens: Sequence[_Token]) -> bool:
     if keys and keys[-1] in _CUT_OFF:
         return False
     words = [key for key in keys if key not in _HARMLESS_IN_YES]
-    if PHRASES.is_whole(words, Kind.YES_ALONE):
+    if phrases().is_whole(words, Kind.YES_ALONE):
         return True
     if any(
-        PHRASES.match(words, at, Kind.UNCLEAR) > PHRASES.match(words, at, Kind.YES)
+        phrases().match(words, at, Kind.UNCLEAR) > phrases().match(words, at, Kind.YES)
         for at in range(len(words))
     ):
         return False
@@ -270,7 +275,7 @@ def _is_yes(tokens: Sequence[_Token]) -> bool:
         for stage, agreed in read[at]:
             if key in _HARMLESS_IN_YES:
                 read[at + 1].add((stage, agreed))
-            for length, kind in PHRASES.pieces(keys, at, Kind.YES, *_BESIDE_YES):
+            for length, kind in phrases().pieces(keys, at, Kind.YES, *_BESIDE_YES):
                 if (to := _STAGES.get(kind, 1)) >= stage:
                     read[at + length].add((to, agreed or kind is Kind.YES))
     return any(agreed for _, agreed in read[-1])
@@ -282,11 +287,11 @@ _STAGES = {Kind.GREETING: 0, Kind.CLOSING: 2}
 def _comment_of_no(tokens: Sequence[_Token], asks: bool) -> int | None:
     """Where the comment of a denial starts in its text; None if it is no denial. asks: there is a question mark."""
     keys = [token.key for token in tokens]
-    if PHRASES.is_whole([key for key in keys if key not in _OPENERS | _EMPHASIS], Kind.NO_ALONE):
+    if phrases().is_whole([key for key in keys if key not in _OPENERS | _EMPHASIS], Kind.NO_ALONE):
         return tokens[-1].end
     at = 0
-    while not (denials := sorted(PHRASES.pieces(keys, at, *_NO), reverse=True)):
-        step = PHRASES.match(keys, at, *_BEFORE_NO) or int(at < len(keys) and keys[at] in _OPENERS)
+    while not (denials := sorted(phrases().pieces(keys, at, *_NO), reverse=True)):
+        step = phrases().match(keys, at, *_BEFORE_NO) or int(at < len(keys) and keys[at] in _OPENERS)
         if not step:
             return None
         at += step
@@ -304,7 +309,7 @@ def _comment_after(tokens: Sequence[_Token], length: int, is_open: bool, asks: b
     while True:
         gap = at
         while (
-            at < len(keys) and keys[at] in _CUTS | _EMPHASIS and not PHRASES.match(keys, at, *_AFTER_ANY_NO)
+            at < len(keys) and keys[at] in _CUTS | _EMPHASIS and not phrases().match(keys, at, *_AFTER_ANY_NO)
         ):
             at += 1
         cut = _CUTS.intersection(keys[gap:at])
@@ -312,7 +317,7 @@ def _comment_after(tokens: Sequence[_Token], length: int, is_open: bool, asks: b
         # "No, please don't. We have enough": more of the same is no part of the comment.
         is_apart = cut or is_sign or (at < len(keys) and not tokens[at].is_word)
         more, kinds = at, _AFTER_ANY_NO + (_NO if is_apart else (Kind.NO_OPEN,))
-        while found := PHRASES.match(keys, more, *kinds):
+        while found := phrases().match(keys, more, *kinds):
             more += found
         if more == len(keys):
             return tokens[-1].end
@@ -328,7 +333,7 @@ def _comment_after(tokens: Sequence[_Token], length: int, is_open: bool, asks: b
         # "No. 5" and "no.reply" are other words than "no".
         goes_on = before.key != "." or (not first.key.isdigit() and first.start > before.end)
     else:
-        goes_on = is_sign or bool(is_open and PHRASES.match(keys, at, Kind.AFTER_NO, *kinds))
+        goes_on = is_sign or bool(is_open and phrases().match(keys, at, Kind.AFTER_NO, *kinds))
     return first.start if goes_on else None
 
 
@@ -338,20 +343,20 @@ def _is_turned(tokens: Sequence[_Token], length: int) -> bool:
     keys = [word.key for word in words]
     end = tokens[length - 1].end
     plain = [token for token in tokens if token.key not in _EMPHASIS]
-    other = PHRASES.match([token.key for token in plain], 0, Kind.NOT_NO)
+    other = phrases().match([token.key for token in plain], 0, Kind.NOT_NO)
     if other and plain[other - 1].end > end:
         return True
     rest = [word.key for word in words if word.start >= end]
-    if rest and all(PHRASES.is_whole([key], Kind.YES_ALONE) for key in rest):
+    if rest and all(phrases().is_whole([key], Kind.YES_ALONE) for key in rest):
         return True
     # "Do it" within "don't do it" turns nothing.
     raw, denied, denials = [token.key for token in tokens], 0, {}
     for at, token in enumerate(tokens):
-        if found := PHRASES.match(raw, at, *_NO):
+        if found := phrases().match(raw, at, *_NO):
             denied = max(denied, tokens[at + found - 1].end)
         denials[token.start] = denied
     return any(
-        (found := PHRASES.match(keys, at, Kind.YES, Kind.TURNS, Kind.HEDGE))
+        (found := phrases().match(keys, at, Kind.YES, Kind.TURNS, Kind.HEDGE))
         and words[at + found - 1].end > denials[word.start]
         for at, word in enumerate(words)
     )

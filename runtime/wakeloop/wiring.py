@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
+from wakeloop.adapters import adapters
 from wakeloop.amending import amends
 from wakeloop.attachments import Attachments
 from wakeloop.callbacks import TIMEOUT_SECONDS, CallbackSender, webhook_secret
@@ -48,7 +49,6 @@ __all__ = ["Runtime", "Settings", "load_channel", "load_channels", "load_setting
 
 log = get_logger("wakeloop.wiring")
 
-CHANNELS_GROUP = "wakeloop.channels"
 WEB_CHANNEL = "web"
 """The channel of people's own pages, which needs no setting: it is there wherever its adapter is installed."""
 STEP_THREADS = 32
@@ -385,7 +385,7 @@ def load_channels(settings: Settings, people: People) -> dict[str, Channel]:
 
 def wanted_channels(settings: Settings, addresses: Iterable[str]) -> list[str]:
     """The names of the channels that are set up, or that somebody has an address on, and of people's own pages."""
-    own = {WEB_CHANNEL} & {point.name for point in entry_points(group=CHANNELS_GROUP)}
+    own = {WEB_CHANNEL} & adapters().keys()
     return sorted({*settings.channels, *addresses, *own})
 
 
@@ -394,7 +394,7 @@ def load_channel(settings: Settings, name: str) -> Channel:
 
     Raises ConfigurationError if there is none, naming those that there are; if a library is missing that it needs, naming
     the extra that brings it; or if a setting is missing or wrong."""
-    points = {point.name: point for point in entry_points(group=CHANNELS_GROUP)}
+    points = adapters()
     if name not in points:
         raise ConfigurationError(
             f"there is no adapter for the channel {name!r}; installed are: {', '.join(sorted(points)) or 'none'}. "

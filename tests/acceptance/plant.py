@@ -165,7 +165,6 @@ class Plant:
             "8",
             "-l",
             "INFO",
-            "--without-mingle",
             *(["-Q", queues] if queues is not None else []),
         ]
         return Program(argv, env=environment, cwd=self.folder)

@@ -249,7 +249,7 @@ class Fleet(Works):
 
     def _worker(self, name: str) -> Program:
         argv: list[str | Path] = [BIN / "celery", "-A", "wakeloop", "worker", "-n", f"{name}@here"]
-        argv += ["-l", "WARNING", "--without-mingle"]
+        argv += ["-l", "WARNING"]
         if not self._arms or self.chance.random() >= ARMED:
             return self.program(argv)
         point = self.chance.choice(list(CRASH_POINTS))

@@ -34,7 +34,7 @@ class Worker(Program):
         record.touch()
         self._record = record
         super().__init__(
-            [*CELERY, "worker", "--loglevel=INFO", "--without-mingle", *options],
+            [*CELERY, "worker", "--loglevel=INFO", *options],
             cwd=ROOT,
             env={"RECORD_BROKER": redis.url, "RECORD_FILE": str(record), **settings},
         )
@@ -140,6 +140,24 @@ def test_a_worker_told_its_queues_leaves_the_others_alone(
         time.sleep(0.5)
 
         assert worker.events("turn") == ["2"]
+
+
+def test_a_worker_waits_for_no_other_as_it_starts_and_still_shares_their_clock(
+    redis: Redis, record: Path, dispatcher: CeleryDispatcher
+) -> None:
+    """Looking for others (mingle) would be a second of every start. Their heartbeats bring the clock that puts the tasks of
+    all workers in one order in Flower."""
+    count = 300
+    with Worker(redis, record, "-n", "first@here") as first:
+        dispatcher.turns([_turn("standup", session) for session in range(count)])
+        first.wait_until(lambda: len(first.events("turn")) == count)
+
+        with Worker(redis, record, "-n", "second@here") as second:
+            app = make_app(redis.url, queue="wakeloop", concurrency=1, host=RecordingHost)
+            asked = app.control.inspect(destination=["second@here"])
+            second.wait_until(lambda: asked.clock()["second@here"]["clock"] > count)
+
+            assert "mingle" not in second.output
 
 
 def test_a_running_task_is_acknowledged_already(

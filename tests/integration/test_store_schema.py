@@ -158,6 +158,22 @@ def test_a_newer_schema_is_refused(make_database: MakeDatabase) -> None:
         assert database.revision(connection) == "9999"
 
 
+def test_what_is_known_without_alembic_is_what_alembic_knows(make_database: MakeDatabase) -> None:
+    """The names of the files are the revisions, one after the other; the store's own is read as Alembic reads it."""
+    database = make_database()
+    found = []
+    for prepare in (lambda: None, database.upgrade):
+        prepare()
+        with database.read() as connection:
+            alembics = MigrationContext.configure(connection).get_current_revision()
+            found.append((database.revision(connection), alembics))
+
+    assert found == [(None, None), (migration.head(), migration.head())]
+    assert migration.revisions() == tuple(
+        script.revision for script in reversed([*migration._scripts().walk_revisions()])
+    )
+
+
 def test_several_processes_may_upgrade_at_once(make_database: MakeDatabase) -> None:
     """Workers that start together on an empty database all find it upgraded, once."""
     databases = [make_database() for _ in range(4)]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from wakeloop.verdicts import LONGEST_YES_CHARACTERS, PHRASES, Kind, Phrases, Reading, Verdict, read_verdict
+from wakeloop.verdicts import LONGEST_YES_CHARACTERS, Kind, Phrases, Reading, Verdict, phrases, read_verdict
 
 CORPUS = tomllib.loads((Path(__file__).parents[1] / "payloads" / "replies.toml").read_text(encoding="utf-8"))
 TABLE = tomllib.loads((resources.files("wakeloop") / "phrases.toml").read_text(encoding="utf-8"))
@@ -299,7 +299,9 @@ def test_no_phrase_is_a_yes_and_a_no() -> None:
             said[kind] |= {tuple(phrase.split()) for phrase in lists.get(kind, ())}
 
     assert said["yes"] and said["no"] and not said["yes"] & said["no"]
-    assert PHRASES.match(["yes"], 0, Kind.YES) == 1 and PHRASES.match(["yes"], 0, Kind.NO, Kind.NO_OPEN) == 0
+    assert (
+        phrases().match(["yes"], 0, Kind.YES) == 1 and phrases().match(["yes"], 0, Kind.NO, Kind.NO_OPEN) == 0
+    )
 
 
 def test_missing_accents_and_apostrophes_change_nothing() -> None:

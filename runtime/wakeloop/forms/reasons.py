@@ -5,26 +5,12 @@ A schema that cannot be checked accepts, for the type itself has the last word. 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
 from typing import Any, Final
-from uuid import UUID
-
-from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
-from jsonschema.exceptions import SchemaError, ValidationError  # type: ignore[import-untyped]
-from jsonschema.validators import extend  # type: ignore[import-untyped]
-from pydantic import AnyUrl, IPvAnyAddress, TypeAdapter
-from pydantic import ValidationError as Invalid
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from wakeloop.forms.schema import (
     FORMATS,
-    MOMENTS,
     TYPES,
     Shape,
     describe_shape,
@@ -33,7 +19,7 @@ from wakeloop.forms.schema import (
     number_words,
     shape_of,
 )
-from wakeloop.forms.text import is_moment, quoted
+from wakeloop.forms.text import quoted
 
 REASONS_LIMIT: Final = 3
 
@@ -63,21 +49,14 @@ def misfits(value: Any, shape: Shape) -> list[Reason]:
 
 def reasons_against(value: Any, source: Any, root: Mapping[str, Any]) -> list[Reason]:
     """Why a value does not fit a part `source` of the schema `root`; empty if it does, or if that cannot be told."""
+    from wakeloop.forms.validating import errors
+
     try:
-        validator = _validator(json.dumps(root))
-        if validator is None or (isinstance(source, Mapping) and followed(source, root) is None):
+        if isinstance(source, Mapping) and followed(source, root) is None:
             return []
-        errors = list(validator.descend(value, source))
-        return list(dict.fromkeys(reason for error in errors for reason in _explained(error, root)))
-    except (
-        Unresolvable,
-        RecursionError,
-        ArithmeticError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ):
+        found = errors(value, source, root)
+        return list(dict.fromkeys(reason for error in found for reason in _explained(error, root)))
+    except (RecursionError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError):
         # An odd schema: a reference that leads nowhere or to itself, a keyword that is none.
         return []
 
@@ -86,50 +65,6 @@ def told(reasons: Iterable[object]) -> str:
     """Reasons in one line for a person: three at most."""
     said = list(dict.fromkeys(map(str, reasons)))
     return "; ".join(said[:REASONS_LIMIT]) + ("; and more" if len(said) > REASONS_LIMIT else "")
-
-
-@lru_cache(maxsize=256)
-def _validator(text: str) -> Any:
-    schema = json.loads(text)
-    try:
-        _Validator.check_schema(schema, format_checker=None)
-    except SchemaError:
-        return None
-    return _Validator(schema, registry=Registry(), format_checker=_FORMAT_CHECKER)
-
-
-def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
-    """`pattern` as jsonschema has it; one that only another language's expressions know (Rust's, in pydantic) passes."""
-    try:
-        fits = not isinstance(instance, str) or re.search(pattern, instance)
-    except re.error:
-        return
-    if not fits:
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-def _by_type(adapter: TypeAdapter[Any]) -> Any:
-    def fits(text: object) -> bool:
-        if isinstance(text, str):
-            try:
-                adapter.validate_python(text)
-            except Invalid:
-                return False
-        return True
-
-    return fits
-
-
-_Validator = extend(Draft202012Validator, {"pattern": _pattern})
-_FORMAT_CHECKER = FormatChecker(formats=("email", "idn-email"))
-for _kind in MOMENTS:
-    _FORMAT_CHECKER.checks(_kind)(lambda text, kind=_kind: is_moment(text, kind))
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    "uuid": TypeAdapter(UUID), "uri": TypeAdapter(AnyUrl), "duration": TypeAdapter(timedelta),
-    "ipv4": TypeAdapter(IPvAnyAddress), "ipv6": TypeAdapter(IPvAnyAddress),
-}  # fmt: skip
-for _kind, _adapter in _ADAPTERS.items():
-    _FORMAT_CHECKER.checks(_kind)(_by_type(_adapter))
 
 
 def _explained(error: Any, root: Mapping[str, Any]) -> Iterator[Reason]:

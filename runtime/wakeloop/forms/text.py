@@ -18,6 +18,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from wakeloop.answers import Unreadable
+from wakeloop.verdicts import Verdict, read_verdict
 
 TEXT_LIMIT_CHARACTERS: Final = 100_000
 VERDICT_LIMIT_CHARACTERS: Final = 5_000
@@ -177,9 +178,6 @@ def read_boolean(text: str) -> bool:
     words = _bare(text)
     if words in _TRUE or words in _FALSE:
         return words in _TRUE
-    # Only here: it reads its table of phrases when it is imported.
-    from wakeloop.verdicts import Verdict, read_verdict
-
     verdict = read_verdict(text).verdict if len(text) <= VERDICT_LIMIT_CHARACTERS else Verdict.UNCLEAR
     if verdict is Verdict.UNCLEAR:
         raise Unreadable(f"{quoted(text)} is neither yes nor no; please answer yes or no")

@@ -1,21 +1,26 @@
-"""The schema's version: brings a database to that of this code, and refuses one that does not fit."""
+"""The schema's version: brings a database to that of this code, and refuses one that does not fit.
+
+Every process asks for the version as it starts; only one that changes the schema imports Alembic, which takes longer than
+the asking.
+"""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
 from wakeloop.errors import SchemaMismatch
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
 _UPGRADE_LOCK = 0x77616B656C6F6F70
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(connection: Connection, name: str) -> None:
@@ -48,20 +53,26 @@ def check(connection: Connection, name: str) -> None:
 
 def revision(connection: Connection) -> str | None:
     """The schema's revision, or None if it has none."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return found
+
+
+def head() -> str:
+    """The schema revision that this version of the code works with."""
+    return revisions()[-1]
 
 
 @functools.cache
-def head() -> str:
-    """The schema revision that this version of the code works with."""
-    newest = _scripts().get_current_head()
-    assert newest is not None
-    return newest
+def revisions() -> tuple[str, ...]:
+    """Every revision that this version of the code knows, oldest first: the files of the migrations begin with them."""
+    return tuple(sorted(file.name.partition("_")[0] for file in _MIGRATIONS.glob("versions/[0-9]*.py")))
 
 
 def _known_revision(connection: Connection, name: str) -> str | None:
     present = revision(connection)
-    if present is not None and present not in {script.revision for script in _scripts().walk_revisions()}:
+    if present is not None and present not in revisions():
         raise SchemaMismatch(
             f"the schema of {name} is at {present}, which is newer than this version of wakeloop knows ({head()}): "
             "upgrade wakeloop, or restore the database from before"
@@ -70,6 +81,8 @@ def _known_revision(connection: Connection, name: str) -> str | None:
 
 
 def _migrate(connection: Connection) -> None:
+    from alembic.runtime.environment import EnvironmentContext
+
     scripts = _scripts()
 
     def steps(present: Any, context: Any) -> Any:
@@ -92,12 +105,16 @@ def _remember(connection: Connection) -> None:
 
 @functools.cache
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config
 
 
 @functools.cache
 def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory.from_config(_config())
