@@ -6,6 +6,7 @@ import threading
 import time
 
 from wakeloop.dispatch import Dispatcher
+from wakeloop.flow import Pace
 from wakeloop.logs import get_logger
 from wakeloop.timers import Timers, dispatching
 
@@ -24,6 +25,7 @@ class Handing:
     def __init__(self, *, timers: Timers, dispatcher: Dispatcher) -> None:
         self._timers = timers
         self._dispatcher = dispatcher
+        self._pace = Pace()
         self._nudged = threading.Event()
         self._stopping = False
         self._pause_until = time.monotonic()
@@ -51,6 +53,7 @@ class Handing:
     def _run(self) -> None:
         while True:
             self._nudged.wait()
+            time.sleep(self._pace.wait())
             if self._stopping:
                 return
             self._nudged.clear()
@@ -77,4 +80,5 @@ class Handing:
             self._timers.take_back(swept)
             raise
         if swept.is_full:
+            self._pace.go_on()
             self._nudged.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from collections import defaultdict
@@ -22,6 +21,7 @@ from wakeloop.alive import is_dead
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
+from wakeloop.flow import Flow, Pace
 from wakeloop.logs import get_logger
 from wakeloop.store import amendments, due, inbox, leases, outbox, schedules
 from wakeloop.store.database import Database
@@ -33,13 +33,6 @@ from wakeloop.world import World
 log = get_logger("wakeloop.timers")
 
 BATCH = 1000
-FEW = 20
-"""Up to so many due sessions of an agent get a message each within FLOW_SECONDS, so that Flower shows them one by one."""
-MANY = 50
-"""Beyond that, up to so many share one, or more if there would be over SHARES messages: Celery takes longer over each than
-a worker over ten turns."""
-SHARES = 8
-FLOW_SECONDS = 1.0
 POLL_SECONDS = 1.0
 BUSY_SECONDS = 10.0
 """A worker that always finds something due does what can wait at least so often."""
@@ -81,7 +74,7 @@ class Timers:
         self._database = database
         self._world = world
         self._desk = desk
-        self._flow: dict[str, tuple[float, int]] = {}
+        self._flow = Flow()
 
     def sync_schedules(self) -> None:
         """Make the store's schedules those of the agents' code: new ones count from now, those that are gone end.
@@ -160,13 +153,12 @@ class Timers:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
             if found.amendments or worked:
                 deliveries += amendments.claim_due(connection, now=now, limit=BATCH)
-        # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
-        next_due = now if fired or ready or deliveries or worked else found.next
         crashpoints.reach("timers.claimed")
         return Swept(
             turns=self._messages(ready, causes),
             deliveries=[str(id) for id in deliveries],
-            next_due=next_due,
+            # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
+            next_due=now if fired or worked or max(len(ready), len(deliveries)) >= BATCH else found.next,
             requests=worked,
         )
 
@@ -276,8 +268,7 @@ class Timers:
             by_agent[agent].append((id, f"{agent}/{key}"))
         messages = []
         for agent, found in by_agent.items():
-            many = max(MANY, math.ceil(len(found) / SHARES))
-            size = 1 if self._passed(agent, len(found)) <= FEW else many
+            size = self._flow.share(agent, len(found))
             queue = self._world.registry.get(agent).queue
             for start in range(0, len(found), size):
                 part = found[start : start + size]
@@ -291,15 +282,6 @@ class Timers:
                     )
                 )
         return messages
-
-    def _passed(self, agent: str, count: int) -> int:
-        """How many sessions of an agent were handed over within FLOW_SECONDS, so many more among them."""
-        now = time.monotonic()
-        began, before = self._flow.get(agent, (now, 0))
-        if now - began > FLOW_SECONDS:
-            began, before = now, 0
-        self._flow[agent] = (began, before + count)
-        return before + count
 
 
 class TimerThread:
@@ -325,6 +307,7 @@ class TimerThread:
         self._relieved = float("-inf")
         self._tidy = tidy
         self._tidied = time.monotonic()
+        self._pace = Pace()
         self._nudged = threading.Event()
         # When it looks next, if it is waiting for that.
         self._until: datetime | None = None
@@ -358,6 +341,7 @@ class TimerThread:
             wait = self._guarded(self._round)
             self._nudged.wait(wait)
             self._until = None
+            time.sleep(self._pace.wait())
 
     def _round(self) -> float:
         self._nudged.clear()
@@ -370,6 +354,8 @@ class TimerThread:
                 self._dispatcher.turns(swept.turns)
         if swept.deliveries:
             self._dispatcher.deliveries(swept.deliveries)
+        if swept.is_full:
+            self._pace.go_on()
         if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
             self._tidied = time.monotonic()
             self._tidy()
