@@ -69,16 +69,18 @@ class Handing:
                     )  # fmt: skip
 
     def _hand_over(self) -> None:
-        swept = self._timers.sweep()
-        try:
-            if swept.turns:
-                with dispatching(swept.turns):
-                    self._dispatcher.turns(swept.turns)
-            if swept.deliveries:
-                self._dispatcher.deliveries(swept.deliveries)
-        except Exception:
-            self._timers.take_back(swept)
-            raise
-        if swept.is_full:
-            self._pace.go_on()
-            self._nudged.set()
+        # First what somebody waits for, as a rule: the sessions.
+        for claim in (self._timers.claim, self._timers.sweep):
+            swept = claim()
+            try:
+                if swept.turns:
+                    with dispatching(swept.turns):
+                        self._dispatcher.turns(swept.turns)
+                if swept.deliveries:
+                    self._dispatcher.deliveries(swept.deliveries)
+            except Exception:
+                self._timers.take_back(swept)
+                raise
+            if swept.is_full:
+                self._pace.go_on()
+                self._nudged.set()

@@ -126,6 +126,15 @@ class Timers:
         schedules.move(connection, moved)
         schedules.end(connection, [row.id for ref, row in present.items() if ref not in refs and row.nominal])
 
+    def claim(self) -> Swept:
+        """Claim the sessions that are due now, at most a batch, without a look at what else is due."""
+        with self._database.lone() as connection:
+            now = self._database.now()
+            ready = leases.claim_due(connection, now=now, agents=self._world.registry.names, limit=BATCH)
+            causes = self._causes(connection, ready)
+        crashpoints.reach("timers.claimed")
+        return Swept(turns=self._messages(ready, causes), deliveries=[], next_due=now)
+
     def sweep(self) -> Swept:
         """Claim what is due now, at most a batch of each kind. With nothing due, nothing is locked."""
         agents = self._world.registry.names
@@ -146,9 +155,7 @@ class Timers:
             now = self._database.now()
             if found.sessions or worked or fired:
                 ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH)
-            causes = (
-                inbox.causes(connection, [id for id, _, _ in ready]) if tracing.tracer is not None else {}
-            )
+            causes = self._causes(connection, ready)
             if found.deliveries or worked:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
             if found.amendments or worked:
@@ -259,6 +266,11 @@ class Timers:
             now = self._database.now()
             leases.recover(connection, now=now)
             outbox.recover(connection, now=now)
+
+    def _causes(
+        self, connection: Connection, ready: Sequence[tuple[int, str, str]]
+    ) -> Mapping[int, Sequence[str]]:
+        return inbox.causes(connection, [id for id, _, _ in ready]) if tracing.tracer is not None else {}
 
     def _messages(
         self, ready: Sequence[tuple[int, str, str]], causes: Mapping[int, Sequence[str]]
