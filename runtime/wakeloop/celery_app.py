@@ -14,7 +14,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
@@ -23,9 +24,10 @@ from celery.exceptions import WorkerShutdown
 from celery.loaders.app import AppLoader
 from celery.worker import state
 from celery.worker.consumer import Consumer
-from kombu.connection import Connection
-from kombu.exceptions import OperationalError
+from kombu.connection import Connection, ConnectionPool, PooledConnection
+from kombu.exceptions import BatchPublishError, OperationalError
 from kombu.pools import ProducerPool
+from kombu.transport import get_transport_cls
 from kombu.utils.url import maybe_sanitize_url
 
 from . import embedded
@@ -49,6 +51,8 @@ TURN_PRIORITY = 5
 STARTUP_TRIES = 4
 STOP_GRACE_SECONDS = 10.0
 RECONNECT_SECONDS = 5.0
+EVENTS_SECONDS = 0.1
+"""How long a worker keeps what it has to tell to Flower, so that it says more at once, and not while a turn begins."""
 NAMES_SHOWN = 5
 PUBLISHERS = 4
 
@@ -58,9 +62,12 @@ _CONSUMING: dict[str, Any] = {
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 5,
-    # One Redis list per priority; with the default, some priorities share a list.
-    "priority_steps": list(range(10)),
+    # One Redis list per priority that there is.
+    "priority_steps": [DELIVERY_PRIORITY, TURN_PRIORITY],
     "sep": ":",
+    # kombu would keep a copy of each message in Redis until it is acknowledged, which is before its task runs. Whatever
+    # is lost with a worker, the database hands over again, and an hour earlier.
+    "ack_emulation": False,
 }
 
 # The claiming thread must not hang on a dead broker: it gives up, and what it claimed is claimed again later. By
@@ -72,6 +79,13 @@ _PUBLISHING: dict[str, Any] = {
     "interval_start": 0,
     "interval_step": 0.2,
     "interval_max": 0.2,
+}
+
+# By the scheme of a URL; kombu's own for all others.
+_TRANSPORTS = {
+    "redis": "wakeloop.redis_transport:Transport",
+    "rediss": "wakeloop.redis_transport:Transport",
+    "sentinel": "wakeloop.redis_transport:SentinelTransport",
 }
 
 _STARTING: dict[str, Any] = {"socket_timeout": 3, "socket_connect_timeout": 3}
@@ -235,51 +249,66 @@ class CeleryDispatcher(Dispatcher):
     """Sends ids through Celery. Safe to share by threads.
 
     Each call raises within a few seconds if the broker does not take the messages (`kombu.exceptions.OperationalError`);
-    those before the failing one are on their way. Nothing is retried here.
+    some of them may be on their way. Nothing is retried here.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
         options = None if app.embedded else _PUBLISHING
         connection = app.connection_for_write(transport_options=options)
-        self._producers = ProducerPool(connection.Pool(limit=PUBLISHERS), limit=PUBLISHERS)
+        self._producers = ProducerPool(_Pool(connection, limit=PUBLISHERS), limit=PUBLISHERS)
 
     def turns(self, messages: Sequence[TurnMessage]) -> None:
-        for message in messages:
-            self._send(
-                turn_task(message.agent),
-                {"sessions": list(message.sessions)},
-                shown=_shown(message.names),
-                queue=message.queue or self._app.conf.task_default_queue,
-                priority=TURN_PRIORITY,
-            )
+        with self._producer() as producer:
+            for message in messages:
+                self._send(
+                    producer,
+                    turn_task(message.agent),
+                    {"sessions": list(message.sessions)},
+                    shown=_shown(message.names),
+                    queue=message.queue or self._app.conf.task_default_queue,
+                    priority=TURN_PRIORITY,
+                )
 
     def deliveries(self, ids: Sequence[str]) -> None:
-        self._send(
-            DELIVERY_TASK,
-            {"deliveries": list(ids)},
-            shown=_shown(ids),
-            queue=self._app.conf.task_default_queue,
-            priority=DELIVERY_PRIORITY,
-        )
+        with self._producer() as producer:
+            self._send(
+                producer,
+                DELIVERY_TASK,
+                {"deliveries": list(ids)},
+                shown=_shown(ids),
+                queue=self._app.conf.task_default_queue,
+                priority=DELIVERY_PRIORITY,
+            )
 
     def close(self) -> None:
         """Close the connections. The dispatcher is of no use after that."""
         self._producers.force_close_all()
         self._producers.connections.force_close_all()
 
-    def _send(self, task: str, ids: dict[str, list[Any]], *, shown: str, queue: str, priority: int) -> None:
+    @contextmanager
+    def _producer(self) -> Iterator[Any]:
+        """What is sent with it goes to Redis at once at the end of the block, with the events that tell of it."""
         with self._producers.acquire(block=True) as producer:
-            self._app.send_task(
-                task,
-                kwargs=ids,
-                producer=producer,
-                queue=queue,
-                priority=priority,
-                ignore_result=True,
-                add_to_parent=False,
-                argsrepr=shown,
-            )
+            try:
+                with producer.batch():
+                    yield producer
+            except BatchPublishError as error:
+                raise OperationalError(str(error.__cause__)) from error
+
+    def _send(
+        self, producer: Any, task: str, ids: dict[str, list[Any]], *, shown: str, queue: str, priority: int
+    ) -> None:
+        self._app.send_task(
+            task,
+            kwargs=ids,
+            producer=producer,
+            queue=queue,
+            priority=priority,
+            ignore_result=True,
+            add_to_parent=False,
+            argsrepr=shown,
+        )
 
 
 class HostStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no types
@@ -336,15 +365,33 @@ class TurnConsumer(Consumer):  # type: ignore[misc] # Celery has no types
         # clocks together by which Flower puts tasks in order.
         super().__init__(*args, **options, without_mingle=True)
         self._celerys_loop, self.loop = self.loop, self._guarded_loop
+        self._will_tell = False
 
     def _guarded_loop(self, *args: Any) -> Any:
         """Go on after something on the queue that is no message at all, which kombu's transport does not expect: Celery
         would end the worker. It is off the queue already; the connection is made anew, as after a lost one."""
+        self._will_tell = False  # what a loop was to do is forgotten when it ends
         try:
             return self._celerys_loop(*args)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             log.error("dropped what is no message of Celery's", error=f"{type(error).__name__}: {error}")
             raise ConnectionResetError("something on the queue was no message") from error
+
+    def on_send_event_buffered(self) -> None:
+        """Send the events of tasks in a moment, with those that come meanwhile. From any thread."""
+        if self.hub and not self._will_tell:
+            self._will_tell = True
+            # In two steps, as the timer is the loop's own.
+            self.hub.call_soon(self.hub.call_later, EVENTS_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._will_tell = False
+        self._flush_events()
+
+    def shutdown(self) -> None:
+        """Say what there is left to say, and end."""
+        self._flush_events()
+        super().shutdown()
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         name = message.headers.get("task", "") if body is None else ""
@@ -358,7 +405,25 @@ class TurnConsumer(Consumer):  # type: ignore[misc] # Celery has no types
         self.create_task_handler()(message)
 
 
-class _Connection(Connection):
+class _OwnTransports:
+    """For a connection: see `wakeloop.redis_transport`."""
+
+    transport_cls: str
+
+    def get_transport_cls(self) -> Any:
+        return get_transport_cls(_TRANSPORTS.get(self.transport_cls, self.transport_cls))
+
+
+class _PooledConnection(_OwnTransports, PooledConnection):
+    """One of several that messages are sent through."""
+
+
+class _Pool(ConnectionPool):
+    def new(self) -> Any:
+        return _PooledConnection(self, **dict(self.connection._info(resolve=False)))
+
+
+class _Connection(_OwnTransports, Connection):
     """Looks for a lost broker every RECONNECT_SECONDS; kombu would slow down to every 30 seconds."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:

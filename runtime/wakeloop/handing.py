@@ -6,6 +6,7 @@ import threading
 import time
 
 from wakeloop.dispatch import Dispatcher
+from wakeloop.flow import Pace
 from wakeloop.logs import get_logger
 from wakeloop.timers import Timers, dispatching
 
@@ -24,6 +25,7 @@ class Handing:
     def __init__(self, *, timers: Timers, dispatcher: Dispatcher) -> None:
         self._timers = timers
         self._dispatcher = dispatcher
+        self._pace = Pace()
         self._nudged = threading.Event()
         self._stopping = False
         self._pause_until = time.monotonic()
@@ -51,6 +53,7 @@ class Handing:
     def _run(self) -> None:
         while True:
             self._nudged.wait()
+            time.sleep(self._pace.wait())
             if self._stopping:
                 return
             self._nudged.clear()
@@ -66,15 +69,18 @@ class Handing:
                     )  # fmt: skip
 
     def _hand_over(self) -> None:
-        swept = self._timers.sweep()
-        try:
-            if swept.turns:
-                with dispatching(swept.turns):
-                    self._dispatcher.turns(swept.turns)
-            if swept.deliveries:
-                self._dispatcher.deliveries(swept.deliveries)
-        except Exception:
-            self._timers.take_back(swept)
-            raise
-        if swept.is_full:
-            self._nudged.set()
+        # First what somebody waits for, as a rule: the sessions.
+        for claim in (self._timers.claim, self._timers.sweep):
+            swept = claim()
+            try:
+                if swept.turns:
+                    with dispatching(swept.turns):
+                        self._dispatcher.turns(swept.turns)
+                if swept.deliveries:
+                    self._dispatcher.deliveries(swept.deliveries)
+            except Exception:
+                self._timers.take_back(swept)
+                raise
+            if swept.is_full:
+                self._pace.go_on()
+                self._nudged.set()

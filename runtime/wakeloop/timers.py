@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from collections import defaultdict
@@ -22,6 +21,7 @@ from wakeloop.alive import is_dead
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
+from wakeloop.flow import Flow, Pace
 from wakeloop.logs import get_logger
 from wakeloop.store import amendments, due, inbox, leases, outbox, schedules
 from wakeloop.store.database import Database
@@ -33,13 +33,6 @@ from wakeloop.world import World
 log = get_logger("wakeloop.timers")
 
 BATCH = 1000
-FEW = 20
-"""Up to so many due sessions of an agent get a message each within FLOW_SECONDS, so that Flower shows them one by one."""
-MANY = 50
-"""Beyond that, up to so many share one, or more if there would be over SHARES messages: Celery takes longer over each than
-a worker over ten turns."""
-SHARES = 8
-FLOW_SECONDS = 1.0
 POLL_SECONDS = 1.0
 AHEAD = timedelta(seconds=3)
 """So long before its time a crowd of sessions is handed over, so that its runs are replayed by then."""
@@ -92,7 +85,7 @@ class Timers:
         self._world = world
         self._desk = desk
         self._ahead = ahead
-        self._flow: dict[str, tuple[float, int]] = {}
+        self._flow = Flow()
 
     def sync_schedules(self) -> None:
         """Make the store's schedules those of the agents' code: new ones count from now, those that are gone end.
@@ -144,6 +137,15 @@ class Timers:
         schedules.move(connection, moved)
         schedules.end(connection, [row.id for ref, row in present.items() if ref not in refs and row.nominal])
 
+    def claim(self) -> Swept:
+        """Claim the sessions that are due now, at most a batch, without a look at what else is due."""
+        with self._database.lone() as connection:
+            now = self._database.now()
+            ready = leases.claim_due(connection, now=now, agents=self._world.registry.names, limit=BATCH)
+            causes = self._causes(connection, ready)
+        crashpoints.reach("timers.claimed")
+        return Swept(turns=self._messages(ready, causes, least=1), deliveries=[], next_due=now)
+
     def sweep(self) -> Swept:
         """Claim what is due now, and of a crowd what soon will be, at most a batch of each kind. With nothing due, nothing is
         locked."""
@@ -167,20 +169,17 @@ class Timers:
             now = self._database.now()
             if found.sessions or worked or fired or ahead:
                 ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH, soon=now + ahead)
-            causes = (
-                inbox.causes(connection, [id for id, _, _ in ready]) if tracing.tracer is not None else {}
-            )
+            causes = self._causes(connection, ready)
             if found.deliveries or worked:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
             if found.amendments or worked:
                 deliveries += amendments.claim_due(connection, now=now, limit=BATCH)
-        # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
-        next_due = now if fired or ready or deliveries or worked else found.next
         crashpoints.reach("timers.claimed")
         return Swept(
             turns=self._messages(ready, causes, least=CROWD_SHARE if ahead else 1),
             deliveries=[str(id) for id in deliveries],
-            next_due=next_due,
+            # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
+            next_due=now if fired or worked or max(len(ready), len(deliveries)) >= BATCH else found.next,
             requests=worked,
         )
 
@@ -289,6 +288,11 @@ class Timers:
             leases.recover(connection, now=now)
             outbox.recover(connection, now=now)
 
+    def _causes(
+        self, connection: Connection, ready: Sequence[tuple[int, str, str]]
+    ) -> Mapping[int, Sequence[str]]:
+        return inbox.causes(connection, [id for id, _, _ in ready]) if tracing.tracer is not None else {}
+
     def _messages(
         self, ready: Sequence[tuple[int, str, str]], causes: Mapping[int, Sequence[str]], *, least: int
     ) -> list[TurnMessage]:
@@ -298,8 +302,7 @@ class Timers:
             by_agent[agent].append((id, f"{agent}/{key}"))
         messages = []
         for agent, found in by_agent.items():
-            many = max(MANY, math.ceil(len(found) / SHARES))
-            size = max(least, 1 if self._passed(agent, len(found)) <= FEW else many)
+            size = max(least, self._flow.share(agent, len(found)))
             queue = self._world.registry.get(agent).queue
             for start in range(0, len(found), size):
                 part = found[start : start + size]
@@ -313,15 +316,6 @@ class Timers:
                     )
                 )
         return messages
-
-    def _passed(self, agent: str, count: int) -> int:
-        """How many sessions of an agent were handed over within FLOW_SECONDS, so many more among them."""
-        now = time.monotonic()
-        began, before = self._flow.get(agent, (now, 0))
-        if now - began > FLOW_SECONDS:
-            began, before = now, 0
-        self._flow[agent] = (began, before + count)
-        return before + count
 
 
 class TimerThread:
@@ -347,6 +341,7 @@ class TimerThread:
         self._relieved = float("-inf")
         self._tidy = tidy
         self._tidied = time.monotonic()
+        self._pace = Pace()
         self._nudged = threading.Event()
         # When it looks next, if it is waiting for that.
         self._until: datetime | None = None
@@ -380,6 +375,7 @@ class TimerThread:
             wait = self._guarded(self._round)
             self._nudged.wait(wait)
             self._until = None
+            time.sleep(self._pace.wait())
 
     def _round(self) -> float:
         self._nudged.clear()
@@ -392,6 +388,8 @@ class TimerThread:
                 self._dispatcher.turns(swept.turns)
         if swept.deliveries:
             self._dispatcher.deliveries(swept.deliveries)
+        if swept.is_full:
+            self._pace.go_on()
         if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
             self._tidied = time.monotonic()
             self._tidy()

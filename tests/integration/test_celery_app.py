@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -160,19 +161,59 @@ def test_a_worker_waits_for_no_other_as_it_starts_and_still_shares_their_clock(
             assert "mingle" not in second.output
 
 
-def test_a_running_task_is_acknowledged_already(
+def test_the_broker_keeps_nothing_of_a_running_task(
     redis: Redis, record: Path, dispatcher: CeleryDispatcher
 ) -> None:
-    """The broker never redelivers what runs; recovery is the database's."""
+    """It never redelivers what runs, nor what was lost with a worker; recovery is the database's."""
     with Worker(redis, record) as worker:
-        dispatcher.turns([_turn("standup", HANGS)])
-        worker.wait_until(lambda: bool(worker.events("turn")))
+        dispatcher.turns([_turn("standup", HANGS), _turn("billing", FAILS)])
+        worker.wait_until(lambda: len(worker.events("turn")) == 2)
 
         with redis.client() as client:
-            for _ in poll(5):
-                if not client.hlen("unacked"):
+            keys = {str(key) for key in client.scan_iter()}
+
+    assert keys, "the broker was not looked at"
+    assert {key for key in keys if not key.startswith("_kombu.binding")} == set()
+
+
+def test_what_a_worker_has_to_tell_is_told_before_it_ends(
+    redis: Redis, record: Path, dispatcher: CeleryDispatcher
+) -> None:
+    """It says several things at a time, and keeps none for itself: a task that was over with the worker is over in Flower."""
+    app = make_app(redis.url, queue="wakeloop", concurrency=1, host=RecordingHost)
+    heard: list[str] = []
+    with Worker(redis, record) as worker, app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": lambda event: heard.append(event["type"])})
+        with receiver.consumer_context() as (listening, _, _):
+            with contextlib.suppress(TimeoutError):
+                listening.drain_events(timeout=1)  # subscribes
+            dispatcher.turns([_turn("standup", 1)])
+            worker.wait_until(lambda: bool(worker.events("turn")))
+            worker.stop()
+            for _ in poll(10):
+                with contextlib.suppress(TimeoutError):
+                    listening.drain_events(timeout=0.2)
+                if "worker-offline" in heard:
                     break
-            assert client.hlen("unacked") == 0
+
+    told = [what for what in heard if what.startswith("task-")]
+    assert told == ["task-sent", "task-received", "task-started", "task-succeeded"]
+
+
+def test_a_channel_of_redis_has_one_client_for_each_pool_of_connections(redis: Redis) -> None:
+    """Making one takes longer than most commands; a client of connections that were given up is of no use, though."""
+    app = make_app(redis.url, queue="wakeloop", concurrency=1, host=RecordingHost)
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as first, channel.conn_or_acquire() as again:
+            assert again is first
+        pool = channel.pool
+        channel._after_fork()
+        with channel.conn_or_acquire() as child:
+            assert child.ping()
+
+        assert child is not first
+        assert child.connection_pool is channel.pool is not pool
 
 
 def test_a_delivery_overtakes_turns_that_wait(

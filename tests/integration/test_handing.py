@@ -14,17 +14,17 @@ from tests.integration.recording_app import RecordingHost
 from tests.integration.test_alive import NAMING
 from tests.servers import Program, free_port, poll
 
-from wakeloop import Agent, Context, agent
-from wakeloop import timers as timing
+from wakeloop import Agent, Context, agent, flow
 from wakeloop.celery_app import CeleryDispatcher, make_app
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, TurnMessage
+from wakeloop.flow import FEW, MANY
 from wakeloop.handing import Handing
 from wakeloop.links import Links
 from wakeloop.people import People
 from wakeloop.registry import Registry
 from wakeloop.store import schedules
-from wakeloop.timers import FEW, MANY, Timers, TimerThread
+from wakeloop.timers import Timers, TimerThread
 from wakeloop.world import World
 
 
@@ -109,7 +109,7 @@ def test_a_few_get_a_message_each_and_a_stream_shares_them(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many looks it took to find them: twenty within a second go one by one, what follows goes together."""
-    monkeypatch.setattr(timing, "FLOW_SECONDS", 600.0)  # the machine may be busy
+    monkeypatch.setattr(flow, "FLOW_SECONDS", 600.0)  # the machine may be busy
     timers = make_timers(store)
     sizes = []
     for batch in range(6):

@@ -536,6 +536,34 @@ def test_a_statement_reads_no_large_table_from_end_to_end(filled: Database, verb
     assert seen or one_writer or verb in ("outbox.put_all", "turns.run_row")
 
 
+def test_what_is_due_has_its_index_before_there_are_statistics(postgres_server: Postgres) -> None:
+    """In a database that was filled a moment ago, a claim does not read all sessions that its agents have."""
+    database = Database(postgres_server.new_database())
+    database.upgrade()
+    with database.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE sessions SET (autovacuum_enabled = off)"))
+        connection.execute(
+            schema.sessions.insert(),
+            [{"agent": "standup", "key": f"k{n}", "created_at": NOW, "due_at": None} for n in range(5000)],
+        )
+        connection.execute(
+            sa.text("UPDATE sessions SET due_at = :now WHERE key IN ('k7', 'k8')"), {"now": NOW}
+        )
+    seen: list[tuple[str, Any]] = []
+
+    with database.engine.connect() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: seen.append((args[2], args[3])))
+        claimed = leases.claim_due(connection, now=NOW, agents=["standup", "billing"], limit=1000)
+        [(statement, parameters)] = seen
+        connection.rollback()
+        plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+    database.close()
+
+    assert [key for _, _, key in claimed] == ["k7", "k8"]
+    used = {node["Index Name"] for node in _nodes(plan[0]["Plan"]) if "Index Name" in node}
+    assert used == {"ix_sessions_due_at", "pk_sessions"}
+
+
 def test_unneeded_exceptions_are_not_kept() -> None:
     """What is excused here exists."""
     assert FOR_PEOPLE.keys() <= CALLS.keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ SESSION_COLUMNS = (
     sessions.c.id, sessions.c.agent, sessions.c.key, sessions.c.state, sessions.c.token, sessions.c.version,
     sessions.c.arrivals, sessions.c.takeovers,
 )  # fmt: skip
+
 
 _NOW = sa.bindparam("now", type_=Instant())
 _UNTIL = sa.bindparam("until", type_=Instant())
@@ -66,13 +67,18 @@ _HAND_BACK = Taking(
     _THESE.where(sessions.c.owner == _OWNER),
     {"owner": None, "due_at": _NOW, "token": sessions.c.token + 1},
 )
+# Without statistics, as in a new database, PostgreSQL would look through all sessions of these agents; this leaves it only
+# the index of what is due, of which it expects little between two instants.
+_LONG_AGO = sa.bindparam(None, datetime(1970, 1, 1, tzinfo=UTC), type_=Instant())
+_AGENT: Any = sessions.c.agent.concat(sa.literal_column("''"))
 _CLAIM_DUE = Taking(
     sessions,
     sa.select(sessions.c.id)
     .where(
+        sessions.c.due_at >= _LONG_AGO,
         sessions.c.due_at <= _SOON,
         sa.or_(sessions.c.due_at <= _NOW, _IS_ASLEEP),
-        among(sessions.c.agent, "agents"),
+        among(_AGENT, "agents"),
     )
     .order_by(sessions.c.due_at)
     .limit(sa.bindparam("most", type_=sa.Integer())),
@@ -90,9 +96,7 @@ _CLAIM_DUE = Taking(
 )
 _COMING = sa.select(sa.func.count()).select_from(
     sa.select(sessions.c.id)
-    .where(
-        sessions.c.due_at > _NOW, sessions.c.due_at <= _SOON, _IS_ASLEEP, among(sessions.c.agent, "agents")
-    )
+    .where(sessions.c.due_at > _NOW, sessions.c.due_at <= _SOON, _IS_ASLEEP, among(_AGENT, "agents"))
     .limit(sa.bindparam("most", type_=sa.Integer()))
     .subquery()
 )
