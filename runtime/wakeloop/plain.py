@@ -7,11 +7,12 @@ handful of statements for all of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
+from wakeloop import tracing
 from wakeloop.channel import Incoming
 from wakeloop.events import dump_event
 from wakeloop.routing import Arrived, codes
@@ -24,13 +25,15 @@ REPEATED = "a repetition of what is recorded already"
 
 @dataclass(frozen=True, kw_only=True)
 class Plain:
-    """A plain message of a contact. raw: what the provider sent, as JSON."""
+    """A plain message of a contact. raw: what the provider sent, as JSON. trace: to which it belongs; by default the
+    current span's."""
 
     channel: str
     address: str
     contact: str
     incoming: Incoming
     raw: str
+    trace: str | None = field(default_factory=tracing.carried)
 
 
 def is_plain(incoming: Incoming) -> bool:
@@ -96,7 +99,12 @@ def route(
             }
         )  # fmt: skip
         body = dump_event(one.event(contact, one.text))
-        posts.append(Post(agent=agent, key=key, kind="message", dedupe=f"message:{one.id}", body=body))
+        posts.append(
+            Post(
+                agent=agent, key=key, kind="message", dedupe=f"message:{one.id}", body=body,
+                trace=messages[number].trace,
+            )
+        )  # fmt: skip
     received.add_messages(connection, kept)
     inbox.touch(connection, inbox.post(connection, posts, known, now=now), now=now)
     return [outcomes.get(number) for number in range(len(messages))]
