@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_LIMIT_BYTES = 64 * 1024
 """So much may come of the head of a request before it is whole. What the system hands over at once is looked at first."""
+
+
+JOINED_BYTES = 16 * 1024
+"""So much of an answer is held back, at most, until the loop has done what it is at."""
+
+
+class _Joined:
+    """A transport that sends in one piece what is written in one round of the loop, such as the head of an answer and its
+    body: sending takes longer than making them."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > JOINED_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held, self._size = self._held, [], 0
+            self._transport.write(b"".join(held))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -21,6 +57,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._pending = 0
         self._came_to_something = False
         self._in_head = True
+
+    def connection_made(self, transport: Any) -> None:
+        """Somebody has connected."""
+        joined: Any = _Joined(transport, self.loop)
+        super().connection_made(joined)
 
     def data_received(self, data: bytes) -> None:
         """Take what came in."""
