@@ -84,16 +84,12 @@ class Said:
         """Whether it is a plain message of somebody."""
         return self.contact is not None and is_plain(self.incoming)
 
-    def plain(self) -> Plain:
-        """The plain message that it is, in the current span."""
+    def plain(self, auth: str) -> Plain:
+        """The plain message that it is, in the current span. auth: how it is known who sent it, as a rule."""
         assert self.contact is not None
         return Plain(
-            channel=self.channel,
-            address=self.address,
-            contact=self.contact,
-            incoming=self.incoming,
-            raw=self.raw,
-        )
+            channel=self.channel, address=self.address, contact=self.contact, incoming=self.incoming, raw=self.raw, auth=auth
+        )  # fmt: skip
 
 
 def receiving(channel: str) -> AbstractContextManager[Any]:
@@ -307,7 +303,7 @@ class Intake:
         contact: who sent it, if that is known otherwise than by the address; auth: how it is known, for the record, unless
         the channel says it."""
         said = self.said(channel, incoming, contact=contact)
-        found = self._plain.do(said.plain()) if said.is_plain else None
+        found = self._plain.do(said.plain(auth)) if said.is_plain else None
         return self.route_alone(said, auth=auth) if found is None else self.told(said, found)
 
     def said(self, channel: str, incoming: Incoming, *, contact: str | None = None) -> Said:
@@ -368,7 +364,7 @@ class Intake:
 
     def _take_round(self, messages: Sequence[Plain]) -> list[str | None]:
         def work(connection: Connection, now: datetime) -> list[str | None]:
-            return route(connection, self._world, messages, now=now)
+            return route(connection, self._world, self._routing, messages, now=now)
 
         return self._transact(work)
 

@@ -74,7 +74,7 @@ class _Taken:
             self._said = self._intake.said(self._channel, self._items[0])
             if self._said.is_plain:
                 self._span.enter_context(receiving(self._channel))
-                self.plain = self._said.plain()
+                self.plain = self._said.plain(SIGNED_BY_PROVIDER)
 
     def conclude(self, outcome: Callable[[], str | None]) -> None:
         """Answer it, or have it done alone."""
