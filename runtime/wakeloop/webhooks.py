@@ -50,7 +50,7 @@ class _Taken:
 
     def __init__(self, intake: Intake, channel: str, webhook: Webhook) -> None:
         self.plain: Plain | None = None
-        self.result: RawResponse | Exception | Rest = partial(webhook.context.run, self._each)
+        self.result: RawResponse | Exception | Rest = lambda: webhook.context.run(self._each)
         self._intake = intake
         self._channel = channel
         self._adapter = intake.channel(channel)
@@ -78,14 +78,15 @@ class _Taken:
 
     def conclude(self, outcome: Callable[[], str | None]) -> None:
         """Answer it, or have it done alone."""
-        assert self._said is not None
+        said = self._said
+        assert said is not None
         with self._span:
             found = outcome()
             if found is None:
                 self._span = self._span.pop_all()
-                self.result = partial(self._webhook.context.run, self._alone, self._said)
+                self.result = lambda: self._webhook.context.run(self._alone, said)
                 return
-            self._intake.told(self._said, found)
+            self._intake.told(said, found)
         self.result = self._answer()
 
     def _alone(self, said: Said) -> RawResponse:
