@@ -84,6 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole. What is raised here is answered 400."""
         self._in_head, self._came_to_something = False, True
+        assert self.parser is not None
         version = self.parser.get_http_version()
         hosts = sum(name == b"host" for name, _ in self.headers)
         if version not in ("1.0", "1.1") or hosts > 1 or (not hosts and version == "1.1"):
