@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import phonenumbers
 from phonenumbers import PhoneNumberFormat, ValidationResult
 
+NUMBERS_KEPT = 10_000
+"""Of so many numbers it is kept in mind how they are written: each message asks several times."""
+
 _NUMBER = re.compile(r"\+?[\d\s().\-/\N{NO-BREAK SPACE}\u2010-\u2015]+")
 
 
+@functools.lru_cache(maxsize=NUMBERS_KEPT)
 def normalize_number(address: str, region: str | None = None, *, channel: str = "sms") -> str:
     """The telephone number in E.164; `region` is the country of numbers that are written without one.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wakeloop.channel import DeliveryUpdate, Incoming, RawRequest
 from wakeloop.errors import InvalidWebhook
@@ -23,7 +23,7 @@ def read_webhook(request: RawRequest, address: Callable[[str], str]) -> list[Inc
     with Advanced Opt-Out adds, decides before the text does, but never makes an opt-in of a YES: that word
     answers questions. Raises InvalidWebhook (400, 405, 413 or 415)."""
     form = read_form(request)
-    raw = {name: values[0] if len(values) == 1 else values for name, values in form.items()}
+    raw = {name: values[0] if len(values) == 1 else list(values) for name, values in form.items()}
     provider_id = one(form, "MessageSid")
     if provider_id is None or not _SID.fullmatch(provider_id):
         raise InvalidWebhook("MessageSid is missing or malformed.", status=400)
@@ -60,13 +60,13 @@ def read_webhook(request: RawRequest, address: Callable[[str], str]) -> list[Inc
     ]
 
 
-def status_of(form: Mapping[str, list[str]]) -> str | None:
+def status_of(form: Mapping[str, Sequence[str]]) -> str | None:
     """The status that a status callback reports; None for a message that somebody sent."""
     status = one(form, "MessageStatus") or (None if "Body" in form else one(form, "SmsStatus"))
     return None if status is None or status.lower() in INBOUND_STATUSES else status.lower()
 
 
-def _attachments(form: Mapping[str, list[str]]) -> Iterable[Attachment]:
+def _attachments(form: Mapping[str, Sequence[str]]) -> Iterable[Attachment]:
     index = 0
     while url := one(form, f"MediaUrl{index}"):
         content_type = one(form, f"MediaContentType{index}") or "application/octet-stream"

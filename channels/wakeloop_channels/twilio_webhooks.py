@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -15,6 +16,8 @@ from wakeloop.errors import InvalidWebhook
 
 MAX_BYTES = 64 * 1024
 MAX_FIELDS = 500
+KEPT = 128
+"""Of so many bodies and URLs it is kept in mind how they are read: each request is asked for them several times."""
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -76,7 +79,7 @@ def check_signature(request: RawRequest, secrets: Iterable[bytes]) -> None:
         )
 
 
-def read_form(request: RawRequest) -> dict[str, list[str]]:
+def read_form(request: RawRequest) -> Mapping[str, Sequence[str]]:
     """The form, repeated keys kept; U+0000, which databases refuse, replaced.
 
     A signature runs names and values together without a separator, so whoever has seen a signed request could move
@@ -89,18 +92,25 @@ def read_form(request: RawRequest) -> dict[str, list[str]]:
     _check_size(request)
     if _content_type(request) != FORM:
         raise InvalidWebhook(f"The body must be {FORM}.", status=415)
-    form: dict[str, list[str]] = {}
-    for name, value in _pairs(request.body):
-        form.setdefault(name.replace("\0", "\ufffd"), []).append(value.replace("\0", "\ufffd"))
-    for name in _ONCE:
-        if len(set(form.get(name, ()))) > 1:
-            raise InvalidWebhook(f"{name} is given more than once.", status=400)
-    return form
+    return _form(request.body)
 
 
-def one(form: Mapping[str, list[str]], name: str) -> str | None:
+def one(form: Mapping[str, Sequence[str]], name: str) -> str | None:
     """The first value of a parameter, or None."""
     return form[name][0] if name in form else None
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _form(body: bytes) -> Mapping[str, Sequence[str]]:
+    form: dict[str, tuple[str, ...]] = {}
+    for name, value in _pairs(body):
+        if "\0" in name or "\0" in value:
+            name, value = name.replace("\0", "\ufffd"), value.replace("\0", "\ufffd")
+        form[name] = (*form[name], value) if name in form else (value,)
+    for name in _ONCE:
+        if name in form and len(set(form[name])) > 1:
+            raise InvalidWebhook(f"{name} is given more than once.", status=400)
+    return form
 
 
 def _check_size(request: RawRequest) -> None:
@@ -112,14 +122,17 @@ def _content_type(request: RawRequest) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _pairs(body: bytes) -> list[tuple[str, str]]:
+@functools.lru_cache(maxsize=KEPT)
+def _pairs(body: bytes) -> tuple[tuple[str, str], ...]:
     try:
-        return parse_qsl(
-            body.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=bool(body),
-            errors="strict",
-            max_num_fields=MAX_FIELDS,
+        return tuple(
+            parse_qsl(
+                body.decode("ascii"),
+                keep_blank_values=True,
+                strict_parsing=bool(body),
+                errors="strict",
+                max_num_fields=MAX_FIELDS,
+            )
         )
     except ValueError as error:  # UnicodeDecodeError is one
         raise InvalidWebhook(f"The body is no UTF-8 form ({FORM}).", status=400) from error
@@ -139,7 +152,8 @@ def _body_hash_matches(request: RawRequest) -> bool:
     return hmac.compare_digest(hashlib.sha256(request.body).hexdigest().encode(), named.lower().encode())
 
 
-def _spellings(url: str) -> list[str]:
+@functools.lru_cache(maxsize=KEPT)
+def _spellings(url: str) -> tuple[str, ...]:
     """The URL as it is, without its port, and with the default one."""
     try:
         parts = urlsplit(url)
@@ -149,4 +163,4 @@ def _spellings(url: str) -> list[str]:
     host = re.sub(r":\d*$", "", host)
     port = 443 if parts.scheme == "https" else 80
     spelled = (parts._replace(netloc=f"{user}{at}{name}").geturl() for name in (host, f"{host}:{port}"))
-    return list(dict.fromkeys([url, *spelled]))
+    return tuple(dict.fromkeys([url, *spelled]))

@@ -79,9 +79,12 @@ class Decisions:
 
     # ------------------------------------------------------------------ by text
 
-    def reply(self, connection: Connection, id: UUID, actor: Actor, text: str, *, now: datetime) -> Attempt:
-        """Take what somebody wrote as their answer or verdict, if it is one."""
-        opened = self._open(connection, id, actor, "reply", now, comment=text)
+    def reply(
+        self, connection: Connection, id: UUID, actor: Actor, text: str, *, now: datetime, locked: Any = None
+    ) -> Attempt:
+        """Take what somebody wrote as their answer or verdict, if it is one. locked: the request, if it is locked already and
+        nothing has changed it since."""
+        opened = self._open(connection, id, actor, "reply", now, comment=text, locked=locked)
         if isinstance(opened, Attempt):
             return opened
         if opened.spec.is_approval:
@@ -306,10 +309,10 @@ class Decisions:
 
     def _open(
         self, connection: Connection, id: UUID, actor: Actor, act: str, now: datetime, *,
-        comment: str | None = None, digest: str | None = None,
+        comment: str | None = None, digest: str | None = None, locked: Any = None,
     ) -> _Opened | Attempt:  # fmt: skip
         """The request under its lock, if this actor may decide it now; else what is said instead, on record."""
-        row = store.lock(connection, id)
+        row = locked if locked is not None else store.lock(connection, id)
         if row is None:
             raise _unknown(id)
         spec = RequestSpec.model_validate_json(row.spec)

@@ -25,7 +25,7 @@ from wakeloop.granting import covers
 from wakeloop.links import Links
 from wakeloop.logs import get_logger
 from wakeloop.status import RequestStatus
-from wakeloop.store import amendments, audit, grants, inbox, outbox, queries
+from wakeloop.store import amendments, audit, grants, inbox, outbox, queries, received
 from wakeloop.store import requests as store
 from wakeloop.store.records import NewMessage, Post
 from wakeloop.world import World
@@ -404,7 +404,8 @@ class Desk:
     def _tell_run(self, connection: Connection, row: Any, settled: Settled, now: datetime) -> None:
         if row.run_id is None:
             return
-        session = queries.session(connection, row.session_id)
+        session = received.session(connection, row.session_id)
+        assert session is not None
         body = {"request": str(row.id), "value": settled.model_dump(mode="json")}
         post = Post(
             agent=session.agent, key=session.key, kind="reply", dedupe=f"settled:{row.id}",

@@ -54,15 +54,25 @@ class Gathering(Generic[T, R]):
 
     def do(self, item: T) -> R:
         """The result of one item; raises what `work` raises for it."""
-        mine: _Place[T, R] = _Place(item)
+        (result,) = self.do_all([item])
+        return result()
+
+    def do_all(self, items: Sequence[T]) -> list[Callable[[], R]]:
+        """Do several items, no more than `most`; for each what gives its result, or raises what `work` raises for it."""
+        mine: list[_Place[T, R]] = [_Place(item) for item in items]
+        if not mine:
+            return []
         with self._lock:
-            self._waiting.append(mine)
+            self._waiting += mine
             leads, self._busy = not self._busy, True
-        if not leads:
-            mine.woken.wait()
-        if not mine.is_over:
+        if leads:
             self._lead()
-        return mine.result()
+        for place in mine:
+            place.woken.wait()
+            # Whoever led before has left this one to lead, and with it all of these that are not done.
+            if not place.is_over:
+                self._lead()
+        return [place.result for place in mine]
 
     def _lead(self) -> None:
         with self._lock:

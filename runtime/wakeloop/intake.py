@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -29,7 +32,7 @@ from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES
 from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
 from wakeloop.events import Attachment, Call, Signal, dump_event
 from wakeloop.gathering import Gathering
-from wakeloop.logs import get_logger
+from wakeloop.logs import get_logger, tell
 from wakeloop.outbox import Outbox
 from wakeloop.plain import REPEATED, Plain, is_plain, rounds, route
 from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing, storable
@@ -39,6 +42,7 @@ from wakeloop.store.records import NewRun, Post
 from wakeloop.world import World, signal_posts
 
 log = get_logger("wakeloop.intake")
+_logger = logging.getLogger("wakeloop.intake")
 
 T = TypeVar("T")
 
@@ -58,6 +62,45 @@ TOGETHER = 100
 
 NAME_LIMIT = 200
 _CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]{1,100}/[\w!#$&^.+-]{1,100}", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What somebody sent. contacts: all whose address it is; raw: what the provider sent, as JSON."""
+
+    channel: str
+    address: str
+    contacts: tuple[str, ...]
+    incoming: Incoming
+    raw: str
+
+    @property
+    def contact(self) -> str | None:
+        """Who sent it, if there is no doubt."""
+        return self.contacts[0] if len(self.contacts) == 1 else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a plain message of somebody."""
+        return self.contact is not None and is_plain(self.incoming)
+
+    def plain(self, auth: str) -> Plain:
+        """The plain message that it is, in the current span. auth: how it is known who sent it, as a rule."""
+        assert self.contact is not None
+        return Plain(
+            channel=self.channel, address=self.address, contact=self.contact, incoming=self.incoming, raw=self.raw, auth=auth
+        )  # fmt: skip
+
+
+def receiving(channel: str) -> AbstractContextManager[Any]:
+    """The span in which something is received."""
+    facts = {
+        "messaging.system": channel,
+        "messaging.operation.name": "receive",
+        "messaging.operation.type": "receive",
+        "wakeloop.channel": channel,
+    }
+    return tracing.span(f"receive {channel}", "consumer", facts)
 
 
 class Intake:
@@ -208,13 +251,7 @@ class Intake:
         if isinstance(item, DeliveryUpdate):
             self.update(channel, item)
             return
-        facts = {
-            "messaging.system": channel,
-            "messaging.operation.name": "receive",
-            "messaging.operation.type": "receive",
-            "wakeloop.channel": channel,
-        }
-        with tracing.span(f"receive {channel}", "consumer", facts):
+        with receiving(channel):
             self.incoming(channel, item, auth=auth)
 
     def channel(self, name: str) -> Channel:
@@ -265,28 +302,37 @@ class Intake:
 
         contact: who sent it, if that is known otherwise than by the address; auth: how it is known, for the record, unless
         the channel says it."""
+        said = self.said(channel, incoming, contact=contact)
+        found = self._plain.do(said.plain(auth)) if said.is_plain else None
+        return self.route_alone(said, auth=auth) if found is None else self.told(said, found)
+
+    def said(self, channel: str, incoming: Incoming, *, contact: str | None = None) -> Said:
+        """What was sent, and by whom; nothing of it is recorded yet."""
         try:
             address = self._channels[channel].normalize(incoming.address)
         except ValueError:
             address = incoming.address
         contacts = (contact,) if contact is not None else self._world.people.by_address(channel, address)
-        contact = contacts[0] if len(contacts) == 1 else None
         raw = to_json(dict(incoming.raw) or {"text": incoming.text}, serialize_unknown=True).decode()
-        if contact is not None and is_plain(incoming):
-            message = Plain(channel=channel, address=address, contact=contact, incoming=incoming, raw=raw)
-            found = self._plain.do(message)
-            if found is not None:
-                log.info("message in", channel=channel, contact=contact, outcome=found)
-                return found
+        return Said(channel=channel, address=address, contacts=tuple(contacts), incoming=incoming, raw=raw)
+
+    def route_plain(self, messages: Sequence[Plain]) -> list[Callable[[], str | None]]:
+        """Record plain messages and route them, no more than TOGETHER; for each what tells what became of it or raises what
+        went wrong. None is said of one that is not recorded, which `route_alone` is for."""
+        return self._plain.do_all(messages)
+
+    def route_alone(self, said: Said, *, auth: str) -> str:
+        """Record what a person sent, and route it, in a transaction of its own; what became of it, in words."""
+        channel, incoming, contact = said.channel, said.incoming, said.contact
 
         def work(connection: Connection, now: datetime) -> str:
             id = received.record(
                 connection,
                 channel=channel,
                 provider_id=incoming.provider_id,
-                address=address,
+                address=said.address,
                 contact=contact,
-                raw=raw,
+                raw=said.raw,
                 now=now,
                 thread=incoming.thread,
                 reply_to=incoming.reply_to,
@@ -296,15 +342,18 @@ class Intake:
             message_id = self._world.ids.new_id()
             attachments, left_out = self._keep_files(connection, channel, message_id, incoming, now)
             message = Arrived(
-                connection=connection, id=message_id, channel=channel, address=address, incoming=incoming, now=now,
+                connection=connection, id=message_id, channel=channel, address=said.address, incoming=incoming, now=now,
                 auth=incoming.auth or auth, attachments=attachments, amends=_amends(self._channels[channel]),
             )  # fmt: skip
-            outcome = self._route(message, contact, list(contacts))
+            outcome = self._route(message, contact, list(said.contacts))
             received.set_outcome(connection, id, "; ".join([outcome, *left_out]), message.id)
             return outcome
 
-        outcome = self._transact(work)
-        log.info("message in", channel=channel, contact=contact, outcome=outcome)
+        return self.told(said, self._transact(work))
+
+    def told(self, said: Said, outcome: str) -> str:
+        """Note on the log what became of a message, once that is committed; the same."""
+        tell(_logger, logging.INFO, "message in", {"channel": said.channel, "contact": said.contact, "outcome": outcome})  # fmt: skip
         return outcome
 
     def _take_plain(self, messages: Sequence[Plain]) -> list[str | None]:
@@ -315,7 +364,7 @@ class Intake:
 
     def _take_round(self, messages: Sequence[Plain]) -> list[str | None]:
         def work(connection: Connection, now: datetime) -> list[str | None]:
-            return route(connection, self._world, messages, now=now)
+            return route(connection, self._world, self._routing, messages, now=now)
 
         return self._transact(work)
 

@@ -1,4 +1,4 @@
-"""Routes plain messages, many in one transaction: what says nothing but its words, and whose session is not in doubt.
+"""Routes plain messages, many in one transaction: what says nothing but its words, and what it is for is not in doubt.
 
 Everything else is `wakeloop.routing`'s, which decides as this does; here is its short way for most of what comes in, in a
 handful of statements for all of it.
@@ -6,15 +6,17 @@ handful of statements for all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
+from wakeloop import tracing
 from wakeloop.channel import Incoming
 from wakeloop.events import dump_event
-from wakeloop.routing import Arrived, codes
+from wakeloop.routing import SENDERS_ADDRESS, Arrived, Routing, codes
 from wakeloop.store import inbox, received, requests, verifications
 from wakeloop.store.records import Post
 from wakeloop.world import World
@@ -24,13 +26,16 @@ REPEATED = "a repetition of what is recorded already"
 
 @dataclass(frozen=True, kw_only=True)
 class Plain:
-    """A plain message of a contact. raw: what the provider sent, as JSON."""
+    """A plain message of a contact. raw: what the provider sent, as JSON. auth: how it is known who sent it. trace: to which
+    it belongs; by default the current span's."""
 
     channel: str
     address: str
     contact: str
     incoming: Incoming
     raw: str
+    auth: str = SENDERS_ADDRESS
+    trace: str | None = field(default_factory=tracing.carried)
 
 
 def is_plain(incoming: Incoming) -> bool:
@@ -50,24 +55,27 @@ def is_plain(incoming: Incoming) -> bool:
 
 
 def route(
-    connection: Connection, world: World, messages: Sequence[Plain], *, now: datetime
+    connection: Connection, world: World, routing: Routing, messages: Sequence[Plain], *, now: datetime
 ) -> list[str | None]:
-    """Record these messages, each of another contact, and put each into the inbox of the one session that it is for; what
-    became of it, in words. Those that may be for a request, for several sessions or for none are left alone, unrecorded:
-    None."""
-    contacts = [message.contact for message in messages]
-    asked = requests.have_open(connection, contacts)
-    waiting = _by_contact(received.waiting_for_any(connection, contacts), contacts)
+    """Record these messages, each of another contact, and put each into the inbox of the one session that it is for, or
+    take it as the answer to the one request that its sender has open; what became of it, in words. Those that may be for
+    several or for none are left alone, unrecorded: None."""
+    asked = requests.open_of_contacts(connection, [message.contact for message in messages])
+    free = [message.contact for message in messages if message.contact not in asked]
+    waiting = _by_contact(received.waiting_for_any(connection, free) if free else (), free)
     arrived: dict[int, Arrived] = {}
+    answers: dict[int, tuple[UUID, int | None]] = {}
     places: dict[int, tuple[str, str]] = {}
     known: dict[tuple[str, str], int] = {}
     for number, message in enumerate(messages):
-        if message.contact in asked:
-            continue
         one = Arrived(
             connection=connection, id=world.ids.new_id(), channel=message.channel, address=message.address,
-            incoming=message.incoming, now=now,
+            incoming=message.incoming, now=now, auth=message.incoming.auth or message.auth,
         )  # fmt: skip
+        if message.contact in asked:
+            if len(asked[message.contact]) == 1:
+                arrived[number], answers[number] = one, asked[message.contact][0]
+            continue
         found = waiting[message.contact]
         names = list(found) or [
             (agent.name, key) for agent, key in world.registry.takers(one.event(message.contact, one.text))
@@ -79,16 +87,26 @@ def route(
         connection, {name for name in places.values() if name not in known}, now=now
     )
     outcomes = {number: f"message for {agent}/{key}" for number, (agent, key) in places.items()}
-    fresh = received.record_all(
-        connection, [_record(messages[number], arrived[number], outcomes[number]) for number in places]
-    )
+    recorded = received.record_all(
+        connection, [_record(messages[number], one, outcomes.get(number, "")) for number, one in arrived.items()]
+    )  # fmt: skip
+    fresh = {
+        number: id
+        for number, one in arrived.items()
+        if (id := recorded.get((one.channel, one.incoming.provider_id))) is not None
+    }
+    outcomes |= {number: REPEATED for number in arrived if number not in fresh}
+    if chosen := {number: answer for number, answer in answers.items() if number in fresh}:
+        sessions = {known[places[number]] for number in places if number in fresh}
+        taken = _answer(routing, messages, arrived, chosen, sessions)
+        received.set_outcomes(connection, {fresh[number]: outcome for number, outcome in taken.items()})
+        outcomes |= taken
     kept = []
     posts = []
     for number, (agent, key) in places.items():
-        one, contact = arrived[number], messages[number].contact
-        if (one.channel, one.incoming.provider_id) not in fresh:
-            outcomes[number] = REPEATED
+        if number not in fresh:
             continue
+        one, contact = arrived[number], messages[number].contact
         kept.append(
             {
                 "id": one.id, "session_id": known[agent, key], "request_id": None, "inbound": True, "contact": contact,
@@ -96,10 +114,38 @@ def route(
             }
         )  # fmt: skip
         body = dump_event(one.event(contact, one.text))
-        posts.append(Post(agent=agent, key=key, kind="message", dedupe=f"message:{one.id}", body=body))
+        posts.append(
+            Post(
+                agent=agent, key=key, kind="message", dedupe=f"message:{one.id}", body=body,
+                trace=messages[number].trace,
+            )
+        )  # fmt: skip
     received.add_messages(connection, kept)
     inbox.touch(connection, inbox.post(connection, posts, known, now=now), now=now)
     return [outcomes.get(number) for number in range(len(messages))]
+
+
+def _answer(
+    routing: Routing, messages: Sequence[Plain], arrived: Mapping[int, Arrived],
+    answers: Mapping[int, tuple[UUID, int | None]], sessions: Collection[int],
+) -> dict[int, str]:  # fmt: skip
+    """Have these messages judged; what became of each, in words. sessions: for which there is something in the same
+    transaction: they are locked too, as all of them must be in one order, and before the requests."""
+    (connection,) = {one.connection for one in arrived.values()}
+    locked = requests.lock_all(
+        connection,
+        {id for id, _ in answers.values()},
+        {*sessions, *(session for _, session in answers.values() if session is not None)},
+    )
+    taken: dict[int, str] = {}
+    # In the order in which others lock what belongs to requests; who answers the same one, in that in which they came.
+    for number, (id, _) in sorted(answers.items(), key=lambda item: (item[1][0], item[0])):
+        with tracing.resumed(messages[number].trace):
+            # Whoever answers it after the first finds it changed.
+            taken[number] = routing.answer(
+                arrived[number], messages[number].contact, id, locked=locked.pop(id, None)
+            )
+    return taken
 
 
 def rounds(messages: Iterable[Plain]) -> list[list[Plain]]:

@@ -173,6 +173,10 @@ class Routing:
             return self._ask_which(message, contact, open_ones)
         return self._to_session(message, contact)
 
+    def answer(self, message: Arrived, contact: str, id: UUID, *, locked: Any) -> str:
+        """Words of a contact whose only open request this is; see `Decisions.reply` on `locked`."""
+        return self._reply(message, contact, id, message.text, locked=locked)
+
     def _verifies(self, message: Arrived) -> bool:
         """Whether it is the code by which an operator asked whose address this is."""
         return verifications.take(
@@ -214,7 +218,7 @@ class Routing:
                 return past.id, rest
         return None
 
-    def _reply(self, message: Arrived, contact: str, id: UUID, text: str) -> str:
+    def _reply(self, message: Arrived, contact: str, id: UUID, text: str, *, locked: Any = None) -> str:
         session = received.session_of_request(message.connection, id)
         said = message.text or self._pressed_words(message)
         self._keep(message, contact, session.id if session is not None else None, id, text=said)
@@ -225,7 +229,7 @@ class Routing:
                 self._say(message, f"What is your answer to {row.code}: {title}", contact=contact, request=id)
                 return f"named request {id} without an answer; asked for it"
         try:
-            attempt = self._attempt(message, contact, id, text)
+            attempt = self._attempt(message, contact, id, text, locked)
         except NotFound:
             return f"names request {id}, which is not there"
         # A press that ended something shows in the message that was pressed.
@@ -245,14 +249,14 @@ class Routing:
         labels = () if row is None else choices(RequestSpec.model_validate_json(row.spec))
         return next((label for label, stands_for, _ in labels if stands_for == word), storable(word))
 
-    def _attempt(self, message: Arrived, contact: str, id: UUID, text: str) -> Attempt:
+    def _attempt(self, message: Arrived, contact: str, id: UUID, text: str, locked: Any) -> Attempt:
         """Have a word judged: a filled in form, a pressed button with what was said besides, or a text."""
         connection, now = message.connection, message.now
         actor = Actor(
             contact=contact, channel=message.channel, auth=message.auth, vouched=message.incoming.vouched
         )
         if message.pressed is None:
-            return self._decisions.reply(connection, id, actor, text, now=now)
+            return self._decisions.reply(connection, id, actor, text, now=now, locked=locked)
         _, word, seen = message.pressed
         if word == SUBMIT:
             return self._decisions.fill_in(connection, id, actor, message.values, now=now)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic_core import to_json
 from rich.console import Console
+from rich.control import strip_control_codes
 from rich.text import Text
 
 from wakeloop.logs import JsonFormatter
@@ -100,35 +102,46 @@ class LogHandler(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
+        # What has no colours needs no layout either, which takes longer than everything else about a line.
+        self._is_bare = console.color_system is None and not console.is_terminal
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, whatever it is about: what logs must not fail because of it."""
         try:
-            self._console.print(self._line(record))
+            parts = _parts(record)
+            if self._is_bare:
+                file = self._console.file
+                line = strip_control_codes("".join([text for text, _ in parts])).expandtabs()
+                file.write(f"{line}\n")
+                file.flush()
+            else:
+                self._console.print(Text.assemble(*parts))
         except Exception:
             self.handleError(record)
 
-    def _line(self, record: logging.LogRecord) -> Text:
-        line = Text(f"{datetime.fromtimestamp(record.created).astimezone():%H:%M:%S} ", style="dim")
-        sign, style = _LEVELS.get(record.levelno, ("·", "dim"))
-        line.append(f"{sign} ", style=f"not dim {style}")
-        head, _, rest = record.getMessage().partition("\n")
-        message, _, fields = head.partition("  ")
-        line.append(message, style=f"not dim {style}" if record.levelno >= logging.WARNING else "not dim")
-        known = _FIELD.findall(fields)
-        told = (
-            {"agent", "turn"} if any(name == "session" for name, _ in known) else set()
-        )  # a session's name says it
-        for name, value in known:
-            if name in told:
-                continue
-            line.append(f"  {name} ", style="dim")
-            line.append(value.strip("'\""), style="not dim")
-        if record.exc_info:
-            rest = logging.Formatter().formatException(record.exc_info)
-        if rest:
-            line.append(f"\n{rest}", style="not dim")
-        return line
+
+def _parts(record: logging.LogRecord) -> list[tuple[str, str]]:
+    """The pieces of a log line, each with its style."""
+    sign, style = _LEVELS.get(record.levelno, ("·", "dim"))
+    head, _, rest = record.getMessage().partition("\n")
+    message, _, fields = head.partition("  ")
+    loud = f"not dim {style}" if record.levelno >= logging.WARNING else "not dim"
+    parts = [
+        (time.strftime("%H:%M:%S ", time.localtime(record.created)), "dim"),
+        (f"{sign} ", f"not dim {style}"),
+        (message, loud),
+    ]
+    known = _FIELD.findall(fields)
+    # A session's name says it.
+    told = {"agent", "turn"} if any(name == "session" for name, _ in known) else set()
+    for name, value in known:
+        if name not in told:
+            parts += [(f"  {name} ", "dim"), (value.strip("'\""), "not dim")]
+    if record.exc_info:
+        rest = logging.Formatter().formatException(record.exc_info)
+    if rest:
+        parts.append((f"\n{rest}", "not dim"))
+    return parts
 
 
 class JsonHandler(logging.StreamHandler[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import cast
 
 from wakeloop.adapters import adapters
 from wakeloop.amending import amends
@@ -286,8 +288,9 @@ class Runtime:
         """Let a channel do what its provider wants beside the answer to a request that was recorded. Returns at once;
         it happens in the loop in which all of the channels' traffic does, and what goes wrong is logged."""
         reacting = self.channels.get(channel)
-        if isinstance(reacting, Reacting) and not self._stopped:
-            self._loop.submit(lambda: self._react(channel, reacting, request))
+        if reacting is not None and not self._stopped and _reacts(type(reacting)):
+            known = cast(Reacting, reacting)
+            self._loop.submit(lambda: self._react(channel, known, request))
 
     async def _react(self, name: str, channel: Reacting, request: RawRequest) -> None:
         try:
@@ -340,6 +343,12 @@ class Runtime:
                 )
                 self._executor.start()
             return self._executor
+
+
+@functools.cache
+def _reacts(kind: type[Channel]) -> bool:
+    """Whether channels of this class react. To look through a class for what a protocol wants takes long."""
+    return issubclass(kind, Reacting)
 
 
 def page_url(settings: Settings) -> str | None:

@@ -63,24 +63,65 @@ def plain(name: str, id: str, text: str = "hello") -> Plain:
 def route_all(sim: Simulation, messages: list[Plain]) -> list[str | None]:
     """Beside the simulation, as one transaction."""
     with sim._database.begin() as connection:
-        return route(connection, sim._world, messages, now=sim.now)
+        return route(connection, sim._world, sim._intake._routing, messages, now=sim.now)
 
 
-def test_each_message_goes_to_the_one_session_that_it_is_for(url: str) -> None:
-    """Those that may be for a request, for several sessions or for nobody are left alone, and leave no trace."""
+def test_each_message_goes_to_the_one_session_or_request_that_it_is_for(url: str) -> None:
+    """Those that may be for several sessions or for nobody are left alone, and leave no trace."""
     with Simulation(AGENTS, contacts=PEOPLE, store=url) as sim:
         runs = start_all(sim)
+        (request,) = sim.requests()
         outcomes = route_all(sim, [plain(name, f"SM{name}") for name in NAMES])
         again = route_all(sim, [plain("alice", "SMalice"), plain("dave", "SM2", "hello again")])
         sim.advance(1)
         statuses = [sim.run(run).status for run in runs]
         results = [sim.run(runs[0]).result, *sorted(run.result for run in sim.runs("for_dave"))]
 
-    expected = ["message for waiter/one", None, None, "message for for_dave/dave", None]
+    answered = f"the answer to request {request.id} of asker/default"
+    expected = ["message for waiter/one", answered, None, "message for for_dave/dave", None]
     assert outcomes == expected
     assert again == ["a repetition of what is recorded already", "message for for_dave/dave"]
-    assert statuses == ["completed", "waiting", "waiting", "waiting"]
+    assert statuses == ["completed", "completed", "waiting", "waiting"]
     assert results == ["hello", "hello", "hello again"]
+
+
+def test_answers_that_come_together_count_as_they_would_alone(url: str) -> None:
+    """Of two people who were asked the same, whoever wrote first answers, and the other is told so; what is repeated is not
+    judged again; who has two questions open is left alone. How each is known is on record."""
+
+    @agent()
+    async def both(ctx: Context[None]) -> str:
+        return (await ctx.ask(["carol", "alice"], "Who?")).text
+
+    @agent()
+    async def more(ctx: Context[None]) -> str:
+        return (await ctx.ask(["dave", "erin"], "And now?")).text
+
+    with Simulation([asker, both, more], contacts=PEOPLE, store=url) as sim:
+        runs = [sim.start(asker), sim.start(both), sim.start(more), sim.start(more, key="other")]
+        (what, who) = (next(one.id for one in sim.requests() if one.run == run) for run in runs[:2])
+        texts = [("carol", "me"), ("bob", "yes"), ("dave", "hm"), ("alice", "no, me")]
+        messages = [plain(name, f"SM{name}", text) for name, text in texts]
+        outcomes = route_all(sim, messages)
+        again = [sim._intake.incoming("sms", messages[number].incoming) for number in (0, 1, 3)]
+        sim.advance(1)
+        results = [sim.run(run).result for run in runs[:2]]
+        told = [message.text for message in sim.outbox("alice")][-1]
+        record = [(line.contact, line.act, line.result, line.auth) for line in sim.audit(who) if line.auth]
+
+    assert outcomes == [
+        f"the answer to request {who} of both/default",
+        f"the answer to request {what} of asker/default",
+        None,
+        f"too late for request {who} (answered) of both/default",
+    ]
+    assert again == ["a repetition of what is recorded already"] * 3
+    assert results == ["yes", "me"]
+    assert "carol" in told.lower()
+    assert record == [
+        ("carol", "answer", "counted", "sender's address"),
+        ("alice", "reply", "late: answered", "sender's address"),
+    ]
 
 
 def test_a_repetition_changes_nothing(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from tests.integration.test_callbacks import receiving
 from tests.trace_kit import Traces, facts, id_of, linked, parent_of, trace_of, tracing_on
 
 from wakeloop import AsyncClient, Client, Context, agent, cron, on_message, step, tracing
+from wakeloop.channel import RawResponse
 from wakeloop.errors import TemporaryChannelError
 from wakeloop.logs import JsonFormatter, get_logger
 from wakeloop.store import schema
 from wakeloop.testing import Simulation
 from wakeloop.tokens import Scope
+from wakeloop.webhooks import Webhook, take
 
 OUTSIDE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OUTSIDE_TRACE, OUTSIDE_SPAN = OUTSIDE.split("-")[1:3]
@@ -193,6 +196,37 @@ def test_two_messages_in_one_turn_each_have_a_span_in_their_own_trace(traces: Tr
         steps = [span for span in traces.named("step fetch") if trace_of(span) == trace_of(traces.one(name))]
         assert (len(turns), len(steps)) == (1, 1)
     assert len({facts(span)["wakeloop.turn"] for span in traces.named("turn listener")}) == 1
+
+
+def test_what_is_recorded_in_one_transaction_stays_in_the_traces_of_its_requests(traces: Traces) -> None:
+    """A message that begins a run, and an answer that another run waits for."""
+
+    @agent(on_message(contact="bob"))
+    async def listener(ctx: Context[None]) -> None:
+        await fetch(ctx.event.text)
+
+    @agent()
+    async def asker(ctx: Context[None]) -> None:
+        await fetch((await ctx.ask("alice", "Go on?")).text)
+
+    with simulation(listener, asker) as sim:
+        sim.start(asker)
+        webhooks = []
+        for name in ("alice", "bob"):
+            with tracing.span(f"request of {name}", "server", {}):
+                request = sim.channels["sms"].request(PEOPLE[name]["sms"], "hello")
+                webhooks.append(Webhook(request=request, context=contextvars.copy_context()))
+        answers = take(sim._intake, "sms", webhooks)
+        sim.advance(1)
+
+    assert [answer.status for answer in answers if isinstance(answer, RawResponse)] == [200, 200]
+    for name, turn in (("alice", "turn asker"), ("bob", "turn listener")):
+        request_span = traces.one(f"request of {name}")
+        (of_request,) = [
+            span for span in traces.named("receive sms") if parent_of(span) == id_of(request_span)
+        ]
+        turns = [span for span in traces.named(turn) if trace_of(span) == trace_of(request_span)]
+        assert [parent_of(span) for span in turns] == [id_of(of_request)]
 
 
 def test_an_occurrence_of_a_schedule_begins_a_trace(traces: Traces) -> None:

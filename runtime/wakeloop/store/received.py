@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.batches import Insert, Row, among
+from wakeloop.store.batches import Insert, Row, Update, among
 from wakeloop.store.schema import messages, received, receivers, requests, runs, sessions
 
 _RECORD = Insert(
@@ -27,8 +27,9 @@ _RECORD_ALL = Insert(
         "message_id",
     ),
     new=("channel", "provider_id"),
-    returning=("channel", "provider_id"),
+    returning=("id", "channel", "provider_id"),
 )  # fmt: skip
+_SET_OUTCOMES = Update(received, "id", ("outcome",))
 _SET_OUTCOME = (
     sa.update(received)
     .where(received.c.id == sa.bindparam("item"))
@@ -94,17 +95,22 @@ def record(
     return next((back.id for back in _RECORD(connection, [row])), None)
 
 
-def record_all(connection: Connection, rows: Sequence[Row]) -> set[tuple[str, str]]:
-    """Record inbound messages with what became of each, rows of all columns; channel and provider's id of those that were
-    not recorded before."""
+def record_all(connection: Connection, rows: Sequence[Row]) -> dict[tuple[str, str], int]:
+    """Record inbound messages with what became of each, rows of all columns; those that were not recorded before, by
+    channel and provider's id."""
     # In one order everywhere: two transactions with the same messages wait for each other's unique keys.
     ordered = sorted(rows, key=lambda row: (row["channel"], row["provider_id"]))
-    return {(row.channel, row.provider_id) for row in _RECORD_ALL(connection, ordered)}
+    return {(row.channel, row.provider_id): row.id for row in _RECORD_ALL(connection, ordered)}
 
 
 def set_outcome(connection: Connection, id: int, outcome: str, message_id: UUID | None) -> None:
     """Note what became of an inbound message."""
     connection.execute(_SET_OUTCOME, {"item": id, "new_outcome": outcome, "new_message": message_id})
+
+
+def set_outcomes(connection: Connection, outcomes: Mapping[int, str]) -> None:
+    """The same for several, of which the rest is noted already."""
+    _SET_OUTCOMES(connection, [{"id": id, "outcome": outcome} for id, outcome in sorted(outcomes.items())])
 
 
 def add_message(

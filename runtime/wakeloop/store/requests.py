@@ -148,8 +148,10 @@ _ASKED = (
     *requests.columns, recipients.c.contact, recipients.c.code, recipients.c.via, recipients.c.draft,
     recipients.c.code_told, recipients.c.open,
 )  # fmt: skip
-_HAVE_OPEN = (
-    sa.select(recipients.c.contact).where(among(recipients.c.contact, "people"), OPEN_RECIPIENT).distinct()
+_OPEN_OF_CONTACTS = (
+    sa.select(recipients.c.contact, requests.c.id, requests.c.session_id)
+    .join(requests, requests.c.id == recipients.c.request_id)
+    .where(among(recipients.c.contact, "people"), OPEN_RECIPIENT)
 )
 _OPEN_OF_CONTACT = (
     sa.select(*_ASKED)
@@ -268,6 +270,15 @@ def lock(connection: Connection, id: UUID) -> sa.Row[Any] | None:
     if row.session_id is not None:
         connection.execute(_LOCK_SESSIONS, {"ids": [row.session_id]}).all()
     return connection.execute(_LOCK_REQUESTS, {"ids": [id]}).first()
+
+
+def lock_all(
+    connection: Connection, ids: Collection[UUID], session_ids: Collection[int]
+) -> dict[UUID, sa.Row[Any]]:
+    """The same for several requests, those that are there, and these sessions, theirs among them."""
+    if session_ids:
+        connection.execute(_LOCK_SESSIONS, {"ids": sorted(session_ids)}).all()
+    return {row.id: row for row in connection.execute(_LOCK_REQUESTS, {"ids": sorted(ids)})} if ids else {}
 
 
 def await_others(connection: Connection, id: UUID) -> None:
@@ -395,9 +406,14 @@ def open_of_contact(connection: Connection, contact: str) -> list[sa.Row[Any]]:
     return list(connection.execute(_OPEN_OF_CONTACT, {"person": contact}))
 
 
-def have_open(connection: Connection, contacts: Collection[str]) -> set[str]:
-    """Those of these contacts who have an open request."""
-    return set(connection.execute(_HAVE_OPEN, {"people": sorted(contacts)}).scalars())
+def open_of_contacts(
+    connection: Connection, contacts: Collection[str]
+) -> dict[str, list[tuple[UUID, int | None]]]:
+    """The open requests of those of these contacts who have any, each with its session."""
+    found: dict[str, list[tuple[UUID, int | None]]] = {}
+    for contact, id, session in connection.execute(_OPEN_OF_CONTACTS, {"people": sorted(contacts)}):
+        found.setdefault(contact, []).append((id, session))
+    return found
 
 
 def of_contact(connection: Connection, contact: str, *, limit: int) -> list[sa.Row[Any]]:

@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from wakeloop.errors import ConfigurationError
+from wakeloop.web.protocol import BoundedProtocol
 
 STOP_SECONDS = 1
 
@@ -70,8 +71,8 @@ class WebServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                # Of the two parsers that uvicorn has, the one that bounds how long headers may be.
-                http="h11",
+                http=BoundedProtocol,
+                ws="none",
                 log_config=None,
                 log_level="warning",
                 access_log=False,
