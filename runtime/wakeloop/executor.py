@@ -539,14 +539,14 @@ class Executor:
 
 
 def _first_due(
-    commits: Sequence[SessionCommit], results: Iterable[Committed], now: datetime
+    commits: Sequence[SessionCommit], results: Sequence[Committed], now: datetime
 ) -> datetime | None:
     """When the first of what these commits made due for others, or for sessions that were let go, is due."""
     if any(
         one.posts or one.spawned or one.answers or one.messages or one.requests or one.settlements
-        or one.wakeups or one.closed_runs
+        or one.wakeups
         for one in commits
-    ):  # fmt: skip
+    ) or any(result.has_settled for result in results):  # fmt: skip
         return now
     released = {result.session_id for result in results if result.released}
     dues = [one.due_at for one in commits if one.due_at is not None and one.session.id in released]

@@ -220,10 +220,11 @@ class SessionCommit:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Committed:
     """What became of a SessionCommit. fenced: another worker holds the session, nothing was written. released: it was
-    let go. arrived: something new is in its inbox."""
+    let go. arrived: something new is in its inbox. has_settled: requests ended with runs of the same transaction."""
 
     session_id: int
     fenced: bool = False
     released: bool = False
     arrived: bool = False
     version: int = 0
+    has_settled: bool = False

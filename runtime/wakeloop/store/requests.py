@@ -229,12 +229,14 @@ def settle(connection: Connection, settlements: Sequence[Settlement], *, now: da
 
 def settle_of_runs(
     connection: Connection, run_ids: Collection[UUID], status: str, outcome: str, *, now: datetime
-) -> None:
-    """End whatever these runs still have open; the desk is to tell whom it may concern."""
-    if run_ids:
-        runs = sorted(run_ids)
-        parameters = {"runs": runs, "new_status": status, "new_outcome": outcome, "now": now}
-        _close(connection, list(connection.execute(_SETTLE_OF_RUNS, parameters).scalars()))
+) -> bool:
+    """End whatever these runs still have open; whether there was anything, of which the desk is to tell whom it concerns."""
+    if not run_ids:
+        return False
+    parameters = {"runs": sorted(run_ids), "new_status": status, "new_outcome": outcome, "now": now}
+    ended = list(connection.execute(_SETTLE_OF_RUNS, parameters).scalars())
+    _close(connection, ended)
+    return bool(ended)
 
 
 def settle_told(connection: Connection, id: UUID, status: str, outcome: str, *, now: datetime) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -204,14 +205,16 @@ def commit(
         )  # fmt: skip
     if writing:
         _UPDATE_SESSIONS(connection, changes)
-        _write(connection, writing, known, made, now)
+        if _write(connection, writing, known, made, now):
+            results = [replace(result, has_settled=True) for result in results]
     return results
 
 
 def _write(
     connection: Connection, commits: list[SessionCommit], known: dict[tuple[str, str], int], made: set[int],
     now: datetime,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
+    """Write what these commits change, but for the sessions' own rows; whether requests ended with their runs."""
     _INSERT_RUNS(connection, [_run_values(run) for one in commits for run in one.new_runs])
     by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for one in commits:
@@ -242,13 +245,16 @@ def _write(
     requests.settle(connection, settlements, now=now)
     closed = [run_id for one in commits for run_id in one.closed_runs]
     ended = Settled(status=RequestStatus.CANCELLED, at=now, reason="the run has ended")
-    requests.settle_of_runs(connection, closed, RequestStatus.CANCELLED, ended.model_dump_json(), now=now)
+    has_settled = requests.settle_of_runs(
+        connection, closed, RequestStatus.CANCELLED, ended.model_dump_json(), now=now
+    )
     _write_wakeups(connection, commits)
     arrived = arrivals.post(connection, [post for one in commits for post in one.posts], known, now=now)
     spawned = [run for one in commits for run in one.spawned]
     arrived |= arrivals.queue_runs(connection, spawned, known, now=now)
     arrived |= arrivals.answer(connection, [answer for one in commits for answer in one.answers], now=now)
     arrivals.touch(connection, arrived - made, now=now)
+    return has_settled
 
 
 def _run_values(run: RunRow) -> dict[str, Any]:
