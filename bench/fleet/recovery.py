@@ -14,17 +14,14 @@ ORDER_SECONDS = 300.0
 LOOK_SECONDS = 0.02
 
 
-def ours(lab: Lab, *, asleep: int, held: int, lease_seconds: float | None = None) -> dict[str, float]:
+def ours(lab: Lab, *, asleep: int, held: int) -> dict[str, float]:
     """One Celery worker, `asleep` runs in `ctx.sleep_until` until tomorrow, `held` runs in an async step that does not end.
     The worker is killed, a new one is started at once, and a new run is started through the runtime's intake. The step ends
     at once when it is run again.
 
     ready: seconds from starting the new worker until that new run is completed in the database; in_order: until all of the
-    `held` are. `lease_seconds` is the setting, by default wakeloop's own; the worker takes as many turns at once as are
-    held, which is more than its default."""
+    `held` are. The worker takes as many turns at once as are held, which is more than its default."""
     environment = {"WAKELOOP_WORKER_CONCURRENCY": str(max(32, held + 8))}
-    if lease_seconds is not None:
-        environment["WAKELOOP_LEASE_SECONDS"] = str(lease_seconds)
     with (
         lab.database(sqlite=False) as url,
         Ours(lab.folder(), url, lab.redis, environment=environment) as side,

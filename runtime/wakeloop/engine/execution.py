@@ -344,6 +344,8 @@ class Execution:
         except asyncio.CancelledError:
             self.pending.pop(operation.no, None)
             raise
+        finally:
+            operation.future = None  # an exception in it refers to this frame
 
     def _timer_set(self, handle: asyncio.TimerHandle) -> None:
         self._next_op()

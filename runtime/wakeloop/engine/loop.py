@@ -45,6 +45,10 @@ class DurableTask(asyncio.Task[T]):
         """End its coroutine where it stands, in its own context: what it does then still knows whose it is."""
         self._log_destroy_pending = False
         self._of.run(_unwind, self.get_coro())
+        # What it waits for would call it, and so each of the two keeps the other. The loop is closed: nothing is called.
+        waits_for = getattr(self, "_fut_waiter", None)
+        if waits_for is not None:
+            asyncio.Future.cancel(waits_for)
 
 
 class DeterministicLoop(asyncio.AbstractEventLoop):
