@@ -330,6 +330,9 @@ def test_a_decimal_loses_no_digit() -> None:
     precise = "0.12345678901234567890123"
 
     assert (read("0.10", Decimal), read(precise, Decimal)) == (0.1, precise)
+    assert (
+        read("106518073931482.12", Decimal) == "106518073931482.12"
+    )  # pydantic's parser makes .13 of it as a number
     assert refusal("0,5", Annotated[Decimal, Field(ge=1)]) == "must be at least 1"
     assert refusal(precise, Annotated[Decimal, Field(ge=1)]) == "must be at least 1"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def read_number(text: str, *, exact: bool = False) -> int | float | str:
     number = float(plain)
     if number in (float("inf"), float("-inf")):
         raise Unreadable(f"{quoted(text)} is too large a number")
-    return plain if exact and _digits(plain) != _digits(repr(number)) else number
+    return plain if exact and not _fits_float(plain, number) else number
 
 
 def read_boolean(text: str) -> bool:
@@ -328,6 +329,13 @@ def _numeric(text: str) -> str:
     if len(words) > NUMBER_LIMIT_CHARACTERS:
         raise Unreadable(f"{quoted(text)} is too long a number")
     return words
+
+
+def _fits_float(text: str, number: float) -> bool:
+    """Whether a decimal number that was read as a float is the same for whoever reads that. Beyond fifteen digits that
+    rests on the reader: pydantic's parser of JSON is a unit off in the last one of some."""
+    digits = _digits(text)
+    return len(digits[0]) <= sys.float_info.dig and digits == _digits(repr(number))
 
 
 def _digits(number: str) -> tuple[str, int]:
