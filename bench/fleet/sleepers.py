@@ -16,6 +16,8 @@ from bench.lab import Lab
 
 IDLE_SECONDS = 10.0
 MARGIN_SECONDS = 5.0
+EVE_SECONDS = 4.0
+"""So long before the instant the processes' CPU is counted: a side may get ready for it."""
 FAR_SECONDS = 86_400.0
 WARM = 500
 """So many sleep and wake before anything is measured: a process has by then loaded what it needs."""
@@ -63,7 +65,7 @@ class Dormitory:
         """Wait for the instant and what follows; how late the handlers went on, and when all was committed."""
         marks = self.side.marks
         noted = marks.count("awake")
-        time.sleep(max(0.0, instant - time.time() - 0.2))
+        time.sleep(max(0.0, instant - time.time() - EVE_SECONDS))
         spent = processes.cpu(self.pids)
         self.side.wait(lambda: marks.count("awake") - noted >= count, DRAIN_SECONDS)
         drained = self.side.wait(self.side.is_all_over, DRAIN_SECONDS)
@@ -119,14 +121,14 @@ def due(dormitory: Opening, *, count: int, lead: Lead) -> dict[str, float]:
     asleep: seconds from the first start until all of them sleep, by the database. late_p50, late_p99, late_max: when the
     next line of a handler ran, minus the instant, in seconds; the machine has one clock, the database's too. drained:
     seconds from the instant until the database has none open any more (it is asked twenty times a second once the last
-    handler has gone on). cpu: milliseconds that the side's processes took per sleeper meanwhile."""
+    handler has gone on). cpu: milliseconds that the side's processes took per sleeper, from EVE_SECONDS before the instant."""
     with dormitory as one:
         warm(one)
         for attempt in range(ATTEMPTS):
             instant = time.time() + lead.seconds(count)
             asleep = one.lull(range(attempt * count, (attempt + 1) * count), instant)
             lead.learn(count, asleep)
-            if time.time() < instant - 1:
+            if time.time() < instant - EVE_SECONDS:
                 return {"asleep": asleep, **one.wake(count, instant)}
             # Some woke before others slept: they are waited for, and it is begun anew with more time.
             one.side.wait(one.side.is_all_over, DRAIN_SECONDS)
