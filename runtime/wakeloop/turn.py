@@ -156,6 +156,7 @@ class Turn:
     def committed(self, session: SessionRow) -> None:
         """What `changes` gave is committed: what was recorded may be seen."""
         self.session = session
+        self._changes = Changes(self.world, self.session)
         self._can_deliver = True
         self.is_committing = False
         if tracing.tracer is not None:
@@ -241,7 +242,7 @@ class Turn:
         return [(self.session.id, self.session.token, run.id, op) for run in runs for op in run.abandoned()]
 
     def changes(self, lease_until: datetime) -> SessionCommit:
-        """Everything to commit, and whether the session may be let go with it. The next changes start empty."""
+        """Everything to commit, and whether the session may be let go with it. What changes next is told after that."""
         commit = self._changes.commit
         commit.session = self.session
         commit.lease_until = lease_until
@@ -253,7 +254,6 @@ class Turn:
             run.write(commit)
         for run in self._ended:
             run.write(commit)
-        self._changes = Changes(self.world, self.session)
         self.is_committing = True
         return commit
 
