@@ -48,7 +48,7 @@ AWAY = timedelta(days=30)
 
 def put_to_sleep(database: Database, count: int, steps: int) -> None:
     """Start so many runs, each in a session of its own, then take them all up: each does its steps, and sleeps."""
-    from wakeloop import Context, agent
+    from wakeloop import Context, agent, step
     from wakeloop.decisions import Decisions
     from wakeloop.desk import Desk
     from wakeloop.executor import Executor
@@ -61,13 +61,14 @@ def put_to_sleep(database: Database, count: int, steps: int) -> None:
     from wakeloop.timers import Timers
     from wakeloop.world import World
 
+    @step
     async def open_issues() -> dict[str, str]:
         return {"text": "the billing bug", "by": "alice"}
 
     @agent(name=AGENT)
     async def sleeper(ctx: Context[None]) -> None:
         for _ in range(steps):
-            await ctx.step(open_issues)
+            await open_issues()
         await ctx.sleep(AWAY)
 
     world = World(registry=Registry([sleeper]), people=People({}, None), ids=database.clock)
