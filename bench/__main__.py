@@ -54,6 +54,7 @@ def run(
         servers = _servers(lab)
     result: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": results.commit_here(),
         "only": names,
         "rounds": rounds,
         "quick": quick,
@@ -80,10 +81,16 @@ def show(file: Annotated[Path, typer.Argument(help="A run's file.", exists=True,
 
 @app.command()
 def page(
-    file: Annotated[Path, typer.Argument(help="A full run's file.", exists=True, dir_okay=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="The file of a full run, or those of its parts.", exists=True, dir_okay=False),
+    ],
 ) -> None:
-    """Put a run's figures into docs/benchmarks.md."""
-    publish(results.load(file))
+    """Put the figures of a run, or of several that are parts of one, into docs/benchmarks.md."""
+    try:
+        publish([results.load(file) for file in files])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _module(name: str) -> ModuleType:

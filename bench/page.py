@@ -1,12 +1,12 @@
-"""The figures of a full run in docs/benchmarks.md, between two marks, written from the run's file."""
+"""The figures of a full run in docs/benchmarks.md, between two marks, written from the files of the run or of its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.results import told
+from bench.results import together, told
 from bench.table import figure, markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -14,9 +14,10 @@ BEGIN = "<!-- figures: written by `python -m bench page` -->"
 END = "<!-- end of figures -->"
 
 
-def publish(result: Mapping[str, Any], page: Path = PAGE) -> None:
-    """Put a run's figures into the page, in place of those that are there. Raises ValueError if the marks are missing."""
-    page.write_text(replaced(page.read_text(), section(result)))
+def publish(runs: Sequence[Mapping[str, Any]], page: Path = PAGE) -> None:
+    """Put the figures of these runs into the page, in place of those that are there. Raises ValueError if the marks are
+    missing, or the runs are no parts of one."""
+    page.write_text(replaced(page.read_text(), section(runs)))
 
 
 def replaced(text: str, figures: str) -> str:
@@ -28,25 +29,30 @@ def replaced(text: str, figures: str) -> str:
     return f"{before}{BEGIN}\n\n{figures.strip()}\n\n{END}{after}"
 
 
-def section(result: Mapping[str, Any]) -> str:
-    """A run in Markdown: on what it was made, and its table."""
-    machine, versions = result["machine"], result["versions"]
-    lines = told(dict(result))
+def section(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Runs in Markdown: on what they were made, and their table. Raises ValueError if they are no parts of one."""
+    whole = together(runs)
+    machine, versions = whole["machine"], whole["versions"]
     peers = ", ".join(f"{name} {number}" for name, number in versions["peers"].items())
     ours = ", ".join(f"{name} {number}" for name, number in versions["ours"].items())
-    kind = "small sizes, to see that everything works: not for comparing" if result["quick"] else "full sizes"
-    kind += f"; {result['rounds']} rounds"
-    loads = f"{result['load']['begin'][0]:.1f} at the begin, {result['load']['end'][0]:.1f} at the end"
+    kind = "small sizes, to see that everything works: not for comparing" if whole["quick"] else "full sizes"
     place = f"{machine['cpus']} × {machine['model'] or 'CPU'}, {figure(machine['memory_gb'], 'GB')} of memory"
     parts = [
-        f"{result['at'][:10]}, {place}, Python {machine['python']}; {kind}; load {loads}.",
+        f"{place}, Python {machine['python']}; {kind}.",
         f"Ours: {ours}. Servers: {', '.join(versions['servers'].values()) or 'none'}. Peers: {peers or 'none'}.",
-        markdown(lines, result["limits"]),
+        "\n".join(f"- {_made(run)}" for run in runs),
+        markdown(told(whole), whole["limits"]),
     ]
-    failed = [f"- {trial['name']}: {name} failed: {_first(texts)}" for trial in result["trials"] for name, texts in trial["failures"].items()]  # fmt: skip
+    failed = [f"- {trial['name']}: {name} failed: {_first(texts)}" for trial in whole["trials"] for name, texts in trial["failures"].items()]  # fmt: skip
     if failed:
         parts.append("\n".join(["What failed:", "", *failed]))
     return "\n\n".join(parts)
+
+
+def _made(run: Mapping[str, Any]) -> str:
+    """What one of the runs measured, when, and beside what else."""
+    begin, end = (run["load"][when][0] for when in ("begin", "end"))
+    return f"{', '.join(run['only'])}: {run['at'][:10]}, at {run['commit']}; load {begin:.1f} at the begin, {end:.1f} at the end."
 
 
 def _first(texts: list[str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +14,23 @@ from typing import Any
 from bench.verdicts import Told, lines_of
 
 FOLDER = Path(__file__).parent / "results"
-FORMAT = 1
+FORMAT = 2
 OURS = ("wakeloop", "celery", "sqlalchemy", "psycopg", "redis", "pydantic")
 
 
 def versions_here() -> dict[str, str]:
     """Of wakeloop and what it stands on, in this environment."""
     return {name: version(name) for name in OURS}
+
+
+def commit_here() -> str:
+    """The commit that is measured; "unknown" outside of a clone."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=8"]
+    try:
+        done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def save(result: dict[str, Any], folder: Path = FOLDER, *, at: datetime | None = None) -> Path:
@@ -40,7 +52,30 @@ def load(path: Path) -> dict[str, Any]:
     return result
 
 
-def told(result: dict[str, Any]) -> list[Told]:
+def together(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Runs of some benchmarks each as the one run that they are parts of; of what two measured, the later one counts. Raises
+    ValueError if they were made on different machines, at different sizes, or with different versions."""
+    first = runs[0]
+    for run in runs[1:]:
+        for fact in ("machine", "quick"):
+            if run[fact] != first[fact]:
+                raise ValueError(f"these are no parts of one run: {fact} is {first[fact]}, and {run[fact]}")
+    versions: dict[str, dict[str, str]] = {"ours": {}, "peers": {}, "servers": {}}
+    limits: dict[str, Any] = {}
+    trials: dict[str, Any] = {}
+    for run in runs:
+        for kind, known in versions.items():
+            for name, number in run["versions"][kind].items():
+                if known.setdefault(name, number) != number:
+                    raise ValueError(f"these are no parts of one run: {name} is {known[name]}, and {number}")
+        for name, limit in run["limits"].items():
+            taken = [*limits.get(name, {"taken": []})["taken"], *limit["taken"]]
+            limits[name] = {**limit, "taken": taken, "median": statistics.median(taken)}
+        trials |= {trial["name"]: trial for trial in run["trials"]}
+    return {**first, "versions": versions, "limits": limits, "trials": list(trials.values())}
+
+
+def told(result: Mapping[str, Any]) -> list[Told]:
     """What each line of a run came to."""
     return [line for trial in result["trials"] for line in lines_of(trial)]
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from bench.trial import Bar
 from bench.verdicts import Change, Told
 
-HEAD = ("work", "wakeloop", "peer", "ratio", "bar", "machine's limit")
+HEAD = ("work", "wakeloop", "peer", "ratio", "bar", "rounds", "machine's limit")
 MARKS = {True: "✓", False: "✗", None: ""}
 STYLES = {True: "green", False: "red", None: ""}
 
@@ -25,6 +25,7 @@ def cells(line: Told, limits: Mapping[str, Any]) -> tuple[str, ...]:
         "–" if line.peer is None else f"{figure(line.peer, line.unit)} {line.peer_name}",
         "–" if line.ratio is None else times(line.ratio),
         "–" if line.bar is None else f"{bar_text(line.bar, line.unit)} {MARKS[line.met]}".rstrip(),
+        str(line.rounds),
         limit_text(line.limit, limits),
     )
 
@@ -41,8 +42,8 @@ def show(console: Console, lines: Sequence[Told], limits: Mapping[str, Any]) -> 
             table.add_section()
             table.add_row()
         before = family
-        *plain, bar, limit = cells(line, limits)
-        table.add_row(*plain, f"[{STYLES[line.met]}]{bar}[/]" if STYLES[line.met] else bar, limit)
+        *plain, bar, rounds, limit = cells(line, limits)
+        table.add_row(*plain, f"[{STYLES[line.met]}]{bar}[/]" if STYLES[line.met] else bar, rounds, limit)
     console.print(table)
 
 
@@ -70,7 +71,7 @@ def change_text(change: Change) -> str:
 
 def markdown(lines: Sequence[Told], limits: Mapping[str, Any]) -> str:
     """The table as Markdown."""
-    rows = [HEAD, ("---", "--:", "--:", "--:", "---", "---"), *(cells(line, limits) for line in lines)]
+    rows = [HEAD, ("---", "--:", "--:", "--:", "---", "--:", "---"), *(cells(line, limits) for line in lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

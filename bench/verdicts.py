@@ -17,7 +17,8 @@ TOLERANCE = 0.10
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """What a line came to. peer: the best of the peers. ratio: how many times better we are than that, so that more is
-    better for every unit. basis, value and spread: what is compared over time, and how far rounds lay apart, as a share."""
+    better for every unit. rounds: how many ours are of. basis, value and spread: what is compared over time, and how far rounds
+    lay apart, as a share."""
 
     trial: str
     key: str
@@ -30,6 +31,7 @@ class Told:
     bar: Bar | None
     limit: str | None
     size: Mapping[str, Any]
+    rounds: int
     basis: str
     value: float
     spread: float
@@ -98,7 +100,7 @@ def _told(
     return Told(
         trial=trial["name"], key=key, work=line["work"], unit=line["unit"], ours=middle, peer_name=name, peer=peer,
         ratio=ratio, bar=Bar(**line["bar"]) if line["bar"] is not None else None, limit=line["limit"],
-        size=trial["size"], basis=basis, value=statistics.median(values), spread=spread(values),
+        size=trial["size"], rounds=len(ours), basis=basis, value=statistics.median(values), spread=spread(values),
     )  # fmt: skip
 
 

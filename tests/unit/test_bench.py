@@ -222,7 +222,7 @@ def test_only_the_same_work_beside_the_same_peer_is_compared() -> None:
 def result(*trials: Mapping[str, Any]) -> dict[str, Any]:
     """A run as it is kept."""
     return {
-        "at": "2026-11-28T12:00:00+00:00", "only": ["runs"], "rounds": 3, "quick": False,
+        "at": "2026-11-28T12:00:00+00:00", "commit": "1a2b3c4d", "only": ["runs"], "rounds": 3, "quick": False,
         "machine": {"cpus": 2, "model": "A CPU", "memory_gb": 8.0, "python": "3.11.7"},
         "load": {"begin": [0.1, 0.1, 0.1], "end": [1.5, 1.0, 0.5]},
         "versions": {"ours": {"wakeloop": "0.1.0"}, "peers": {"dbos": "3.4.0"}, "servers": {"redis": "Valkey 9"}},
@@ -275,15 +275,48 @@ def test_a_section_says_on_what_and_how_and_what_failed() -> None:
     one = kept([100.0] * 3, [10.0] * 3, limit="celery", bar={"times": 20})
     one["failures"] = {"Restate": ["OSError: not there\nat all"]}
 
-    text = section(result(one))
+    text = section([result(one)])
 
-    assert (
-        "2026-11-28, 2 × A CPU, 8 GB of memory, Python 3.11.7; full sizes; 3 rounds; load 0.1 at the begin, 1.5"
-        in text
-    )
+    assert "2 × A CPU, 8 GB of memory, Python 3.11.7; full sizes." in text
+    assert "- runs: 2026-11-28, at 1a2b3c4d; load 0.1 at the begin, 1.5 at the end." in text
     assert "Ours: wakeloop 0.1.0. Servers: Valkey 9. Peers: dbos 3.4.0." in text
-    assert "| runs | 100/s | 10/s DBOS | 10× | 20× ✗ | 1,000/s tasks |" in text
+    assert "| runs | 100/s | 10/s DBOS | 10× | 20× ✗ | 3 | 1,000/s tasks |" in text
     assert "- test.rates: Restate failed: OSError: not there at all" in text
+
+
+def test_parts_of_a_run_make_one_table() -> None:
+    """Each part says when it was made and beside what load; of what two measured, the later one counts, and limits are the
+    median of all that were taken."""
+    first, again = (
+        kept([100.0] * 3, [10.0] * 3, limit="celery"),
+        kept([300.0] * 5, [10.0] * 5, limit="celery"),
+    )
+    other = kept([5.0], unit="ms", work="growth") | {"name": "test.growth"}
+    late = result(other, again) | {"only": ["growth"], "at": "2026-11-29T12:00:00+00:00"}
+    late["limits"] = {"celery": {"what": "tasks", "unit": "/s", "taken": [2000.0], "median": 2000.0}}
+
+    text = section([result(first), late])
+
+    assert "- runs: 2026-11-28," in text
+    assert "- growth: 2026-11-29," in text
+    assert "| growth | 5 ms | – | – | – | 1 | – |" in text
+    assert "| runs | 300/s | 10/s DBOS | 30× | – | 5 | 1,500/s tasks |" in text
+    assert "100/s" not in text
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "words"),
+    [
+        ("machine", {"cpus": 64}, "machine is"),
+        ("quick", True, "quick is False, and True"),
+        ("versions", {"ours": {}, "peers": {"dbos": "3.5.0"}, "servers": {}}, "dbos is 3.4.0, and 3.5.0"),
+    ],
+)
+def test_runs_that_are_no_parts_of_one_are_refused(fact: str, value: Any, words: str) -> None:
+    """Another machine, other sizes, or another version of anything: their figures do not belong in one table."""
+    whole = result(kept([100.0] * 3))
+    with pytest.raises(ValueError, match=words):
+        section([whole, whole | {fact: value}])
 
 
 def test_the_page_has_a_place_for_figures_and_keeps_the_rest() -> None:
