@@ -20,6 +20,7 @@ from wakeloop.engine.guard import inside_handler
 from wakeloop.engine.journal import DELIVERED, DONE, Kind, Record, Wait, title
 from wakeloop.engine.loop import DeterministicLoop, Halt
 from wakeloop.engine.operation import Operation, Outcome, RunFacts, StepCall, Surroundings, UnknownOutcome
+from wakeloop.engine.requesting import gated
 from wakeloop.engine.rewinding import Rewind, Stretch, note_origin, rewind_for
 from wakeloop.engine.values import JSON_CODEC, Codec, codec_for, result_codec
 from wakeloop.errors import NonDeterminismError, WakeloopError
@@ -83,7 +84,6 @@ class Execution:
         self._trouble: WakeloopError | None = None
         self._timers: dict[int, Operation] = {}
         self._main: asyncio.Task[Any] | None = None
-        self._context: Context[Any] | None = None
         self._undelivered: list[Record] = []
         self._stretches: list[Stretch] = []
         self._states: dict[int, str | None] = {}
@@ -107,9 +107,8 @@ class Execution:
         self._enter_stretch(0, state)
         context = contextvars.Context()
         context.run(current_run.set, self)
-        self._context = Context(self)
         self._main = self.loop.create_task(
-            self.agent.handler(self._context), name=self.facts.id, context=context
+            self.agent.handler(Context(self)), name=self.facts.id, context=context
         )
         self._rest()
         for record in self._journal[:]:  # which grows while the handler goes on
@@ -176,7 +175,7 @@ class Execution:
         with inside_handler(self.facts.id):
             self.loop.discard()
         self.pending.clear()
-        self._main = self._context = None
+        self._main = None
 
     # ------------------------------------------------------------------ what is left to do
 
@@ -235,8 +234,7 @@ class Execution:
 
     async def run_gated(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function that runs only with a person's approval."""
-        assert self._context is not None
-        return await self._context.run_gated(gate, args, kwargs)
+        return await gated(self, gate, args, kwargs)
 
     async def wait(self, kind: Kind, name: str, match: dict[str, Any], codec: Codec) -> Any:
         """Issue an operation that something outside completes, and wait for it."""
