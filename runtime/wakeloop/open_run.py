@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import Failure, describe
-from wakeloop.engine.journal import Kind, Record, Rewind, Wait, dump_waits
+from wakeloop.engine.journal import Kind, Record, Wait, dump_waits
 from wakeloop.engine.operation import Operation
+from wakeloop.engine.rewinding import Rewind
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import WakeloopError
 from wakeloop.status import RunStatus

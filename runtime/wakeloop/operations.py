@@ -6,7 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from wakeloop.engine.failures import describe
-from wakeloop.engine.journal import Kind, Record, applied_before, taken_back
+from wakeloop.engine.journal import Kind, Record
+from wakeloop.engine.rewinding import applied_before, taken_back
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import NotFound, NotPossible, WakeloopError
 from wakeloop.intake import Intake

@@ -17,18 +17,9 @@ from pydantic import BaseModel
 from wakeloop import Agent, Context, agent, step
 from wakeloop.engine.commands import SendMessage, Wakeup
 from wakeloop.engine.execution import Execution
-from wakeloop.engine.journal import (
-    DELIVERED,
-    Kind,
-    Record,
-    Rewind,
-    Wait,
-    applied_before,
-    dump_waits,
-    load_waits,
-    taken_back,
-)
+from wakeloop.engine.journal import DELIVERED, Kind, Record, Wait, dump_waits, load_waits
 from wakeloop.engine.operation import RunFacts, UnknownOutcome
+from wakeloop.engine.rewinding import Rewind, applied_before, taken_back
 from wakeloop.errors import NotFound
 from wakeloop.events import Call
 

@@ -99,3 +99,8 @@ def seconds(value: float | timedelta, what: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     raise TypeError(f"{what} is a number of seconds or a timedelta, not {value!r}")
+
+
+def sendable(text: str) -> str:
+    """A text without NUL characters, which no provider sends and PostgreSQL does not keep."""
+    return text.replace("\x00", "")

@@ -4,52 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from wakeloop import calendar
 from wakeloop.agent import Agent
 from wakeloop.answers import Answer
-from wakeloop.asking import EscalationStep, RequestSpec, Settled, schema_like
-from wakeloop.calls import digest
 from wakeloop.engine.commands import (
-    CancelRequest,
     CancelWakeup,
     Command,
     EmitSignal,
-    OpenRequest,
     SendMessage,
     SetWakeup,
     SpawnRun,
     Wakeup,
     seconds,
+    sendable,
 )
 from wakeloop.engine.conversation import Conversation
 from wakeloop.engine.journal import Kind
-from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES, codec_for, result_codec
-from wakeloop.errors import (
-    ApprovalExpired,
-    Denied,
-    InvalidArguments,
-    NoAnswer,
-    NotFound,
-    NotPossible,
-    RequestCancelled,
-    Undeliverable,
-    ValueTooLarge,
-)
+from wakeloop.engine.requesting import approval, question
+from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES, codec_for, plain, result_codec
+from wakeloop.errors import NotFound, ValueTooLarge
 from wakeloop.events import Attachment, Event, Message, Signal, Tick
-from wakeloop.forms import Form, form_of
-from wakeloop.gates import Approval, Gate, escalations
+from wakeloop.gates import Approval
 from wakeloop.people import Card
-from wakeloop.status import RequestStatus
 from wakeloop.triggers import Schedule
 
 if TYPE_CHECKING:
@@ -172,7 +157,7 @@ class Context(Generic[S]):
 
         def effect() -> tuple[Message, list[Command]]:
             message = Message(
-                id=str(run.surroundings.new_id()), text=_sendable(text), to=to,
+                id=str(run.surroundings.new_id()), text=sendable(text), to=to,
                 channel=run.surroundings.check_contact(to, via), at=run.now, subject=subject, attachments=files,
             )  # fmt: skip
             return message, [SendMessage(message=message, via=via, urgent=urgent)]
@@ -214,41 +199,10 @@ class Context(Generic[S]):
         Raises NoAnswer at the timeout, Undeliverable if nobody asked can be reached, NotFound for an unknown contact.
         If the wait is cancelled, the question is closed; those who were asked and did not answer are told once.
         """
-        limit, every = _limits(timeout, remind)
-        names = _names(to)
-        deadline = None if limit is None else self._run.now + timedelta(seconds=limit)
-        said = text
-        while True:
-
-            def spec(names: tuple[str, ...] = names, said: str = said) -> RequestSpec:
-                form = form_of(answer, tuple(_words(option) for option in options or ()))
-                return RequestSpec(
-                    kind="question", to=names, text=_sendable(said), subject=subject, via=via, urgent=urgent,
-                    options=tuple(choice.label for choice in form.choices),
-                    form=None if form.is_plain else form.dump(), remind=every, escalate=_steps(escalate),
-                    timeout=None if deadline is None else (deadline - self._run.now).total_seconds(),
-                )  # fmt: skip
-
-            request, settled = await self._request(Kind.ASK, ", ".join(names), spec)
-            if settled.status == RequestStatus.EXPIRED:
-                raise NoAnswer(
-                    f"{' and '.join(names)} did not answer request {request} within {timeout}",
-                    request=request, to=", ".join(names),
-                )  # fmt: skip
-            self._refuse_unanswered(request, settled, names)
-            try:
-                value = TypeAdapter(answer).validate_json(JSON_CODEC.dump(settled.value, "an answer"))
-            except ValidationError as error:
-                reasons = "; ".join(
-                    problem["msg"].removeprefix("Value error, ") for problem in error.errors()[:3]
-                )
-                said = f"That could not be taken ({reasons}). {text}"
-                names = (settled.by,) if settled.by is not None else names
-                continue
-            return Answer(
-                text=settled.text, value=value, by=settled.by or names[0], channel=settled.channel or "",
-                at=settled.at,
-            )  # fmt: skip
+        return await question(
+            self._run, to, text, options=options, answer=answer, timeout=timeout, remind=remind, escalate=escalate,
+            via=via, subject=subject, urgent=urgent,
+        )  # fmt: skip
 
     async def approve(
         self, by: str | Sequence[str], action: str, args: Mapping[str, Any] | BaseModel, *, text: str | None = None,
@@ -268,124 +222,11 @@ class Context(Generic[S]):
         Raises Denied (with `comment` and `option`), ApprovalExpired at the timeout, Undeliverable if nobody can be
         reached, NotFound for an unknown contact, NotPossible if too few of those asked may approve it.
         """
-        plain = _plain(args)
-        if not isinstance(plain, Mapping) or not all(isinstance(name, str) for name in plain):
-            raise TypeError(f"approve({action!r}): args are values by name, not {args!r}")
-        arguments = JSON_CODEC.load(JSON_CODEC.dump(dict(plain), f"the arguments of {action}"))
-        limit, every = _limits(timeout, remind)
-        names = _names(by)
-
-        def spec() -> RequestSpec:
-            return RequestSpec(
-                kind="approval", to=names, text=_sendable(text or f"May I {action}?"), subject=subject, via=via,
-                urgent=urgent, options=tuple(reject_options), action=action, args=arguments,
-                args_form=Form(schema=schema_like(arguments)).dump() if edit else None, quorum=quorum,
-                requester=self._requester() if four_eyes else None, timeout=limit, remind=every,
-                escalate=_steps(escalate),
-            )  # fmt: skip
-
-        return await self._approval(action, names, spec)
-
-    async def run_gated(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function that runs only with a person's approval: see `wakeloop.require_approval`."""
-        run, action = self._run, gate.action
-        arguments = gate.arguments.bind(args, kwargs)
-        if gate.when is not None and not run.perform(
-            Kind.GATE, action, lambda: (gate.needs_approval(arguments), [])
-        ):
-            positional, named = gate.arguments.call_with(arguments)
-            return await run.run_step(gate.step, positional, named)
-        note = ""
-        while True:
-
-            def spec(note: str = note) -> RequestSpec:
-                return RequestSpec(
-                    kind="approval", to=gate.by, text=_sendable(f"{note}May I {action}?"), via=gate.via,
-                    urgent=gate.urgent, options=gate.reject_options, action=action, args=arguments,
-                    args_form=Form(schema=gate.arguments.schema).dump() if gate.edit else None,
-                    quorum=gate.quorum, requester=self._requester() if gate.four_eyes else None,
-                    timeout=gate.timeout, remind=gate.remind, escalate=_steps(gate.escalate),
-                )  # fmt: skip
-
-            approval = await self._approval(action, gate.by, spec)
-            if not approval.edited and digest(action, arguments) != digest(action, approval.args):
-                run.diverge(
-                    f"an approval of {action} with {digest(action, approval.args)}",
-                    f"{action} with other arguments ({digest(action, arguments)})",
-                )
-            try:
-                approved = gate.arguments.validate(approval.args)
-            except InvalidArguments as problem:
-                note = f"The arguments that you chose cannot be used ({problem}). "
-                continue
-            positional, named = gate.arguments.call_with(approved)
-            return await run.run_step(gate.step, positional, named)
-
-    async def _approval(
-        self, action: str, names: tuple[str, ...], spec: Callable[[], RequestSpec]
-    ) -> Approval:
-        request, settled = await self._request(Kind.APPROVE, action, spec)
-        if settled.status == RequestStatus.EXPIRED:
-            raise ApprovalExpired(
-                f"nobody decided about {action} in time (request {request})",
-                request=request, action=action,
-            )  # fmt: skip
-        if settled.status == RequestStatus.DENIED:
-            why = ": ".join(filter(None, [settled.option, settled.comment]))
-            raise Denied(
-                f"{settled.by} denied {action}{f' ({why})' if why else ''}",
-                comment=settled.comment, option=settled.option, by=settled.by or "", request=request, action=action,
-            )  # fmt: skip
-        self._refuse_unanswered(request, settled, names)
-        arguments = settled.args or {}
-        if digest(action, arguments) != settled.digest:
-            raise NotPossible(
-                f"the approval {request} of {action} does not name the arguments that came with it: they were changed "
-                "in the store",
-                request=request,
-            )  # fmt: skip
-        return Approval(
-            args=arguments, by=settled.by or "", approvers=settled.approvers, comment=settled.comment,
-            channel=settled.channel or "", at=settled.at, request=request, edited=settled.edited,
+        return await approval(
+            self._run, by, action, args, text=text, timeout=timeout, quorum=quorum, edit=edit,
+            reject_options=reject_options, escalate=escalate, remind=remind, via=via, subject=subject, urgent=urgent,
+            four_eyes=four_eyes,
         )  # fmt: skip
-
-    async def _request(self, kind: Kind, name: str, spec: Callable[[], RequestSpec]) -> tuple[str, Settled]:
-        """Open a request and wait for its end. If the wait is given up, so is the request."""
-        run = self._run
-
-        def effect() -> tuple[str, list[Command]]:
-            made = spec()
-            run.surroundings.check_request(made)
-            id = str(run.surroundings.new_id())
-            return id, [OpenRequest(id=id, spec=made, at=run.now)]
-
-        request = cast(str, run.perform(kind, name, effect))
-        is_over = False
-        try:
-            settled = await run.wait(Kind.REPLY, name, {"request": request}, codec_for(Settled))
-            is_over = True
-        finally:
-            if not is_over and not run.loop.is_closed():
-                command = CancelRequest(id=request, at=run.now)
-                run.perform(Kind.SETTLE, "cancelled", lambda: (None, [command]))
-        return request, cast(Settled, settled)
-
-    def _refuse_unanswered(self, request: str, settled: Settled, names: tuple[str, ...]) -> None:
-        """Raise for a request that ended without anybody's word."""
-        to = ", ".join(names)
-        if settled.undeliverable:
-            raise Undeliverable(
-                f"request {request} to {to} reached nobody: {settled.reason}",
-                request=request, to=to, reason=settled.reason or "",
-            )  # fmt: skip
-        if settled.status in (RequestStatus.CANCELLED, RequestStatus.SUPERSEDED):
-            raise RequestCancelled(
-                f"request {request} to {to} was cancelled: {settled.reason or 'no reason given'}",
-                request=request, to=to, reason=settled.reason or "",
-            )  # fmt: skip
-
-    def _requester(self) -> str | None:
-        return self.event.from_ if isinstance(self.event, Message) else None
 
     @overload
     async def receive(
@@ -441,7 +282,7 @@ class Context(Generic[S]):
         input: a JSON value or a pydantic model, `ctx.event.input` there. key: the session it runs in; a new one by
         default. Raises NotFound if no agent of that name is known, NotSerializable for an input that is no JSON."""
         name = agent.name if isinstance(agent, Agent) else agent
-        text = JSON_CODEC.dump(_plain(input), f"the input of agent {name}")
+        text = JSON_CODEC.dump(plain(input), f"the input of agent {name}")
         if key is not None and not (isinstance(key, str) and key):
             raise TypeError(f"spawn({name}, key={key!r}): a session's key is a text that is not empty")
         run = self._run
@@ -460,7 +301,7 @@ class Context(Generic[S]):
 
         def effect() -> tuple[Signal, list[Command]]:
             signal = Signal(
-                type=type, data=_plain(data), id=str(run.surroundings.new_id()), source=f"wakeloop/{self.session}",
+                type=type, data=plain(data), id=str(run.surroundings.new_id()), source=f"wakeloop/{self.session}",
                 subject=subject, time=run.now,
             )  # fmt: skip
             return signal, [EmitSignal(signal=signal)]
@@ -542,35 +383,6 @@ class OwnSchedule:
         return tuple(sorted(found.values(), key=lambda one: (one.next is None, one.next, one.id)))
 
 
-def _names(to: str | Sequence[str]) -> tuple[str, ...]:
-    """Those who are asked: one, or several."""
-    names = (to,) if isinstance(to, str) else tuple(to)
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise TypeError(f"{to!r}: give the id of a contact or group, or several")
-    return names
-
-
-def _limits(
-    timeout: float | timedelta | None, remind: float | timedelta | None
-) -> tuple[float | None, float | None]:
-    limit = None if timeout is None else seconds(timeout, "a timeout")
-    every = None if remind is None else seconds(remind, "a reminder's interval")
-    if every is not None and every <= 0:
-        raise ValueError(f"remind={remind!r}: reminders need more than zero seconds between them")
-    return limit, every
-
-
-def _steps(given: Sequence[Any]) -> tuple[EscalationStep, ...]:
-    return tuple(
-        EscalationStep(after=one.after.total_seconds(), to=one.to, via=one.via) for one in escalations(given)
-    )
-
-
-def _words(option: Any) -> str:
-    """An option as a person reads it: the value of an enum's member, else its text."""
-    return str(option.value if isinstance(option, Enum) else option)
-
-
 def _files_to_send(attachments: Sequence[Attachment], to: str) -> tuple[Attachment, ...]:
     """Files that can go with a message, of a size that the journal takes."""
     files = tuple(attachments)
@@ -591,12 +403,3 @@ def _files_to_send(attachments: Sequence[Attachment], to: str) -> tuple[Attachme
             where=f"the files for {to}", size=size, limit=VALUE_LIMIT_BYTES,
         )  # fmt: skip
     return files
-
-
-def _sendable(text: str) -> str:
-    """A text without NUL characters, which no provider sends and PostgreSQL does not keep."""
-    return text.replace("\x00", "")
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

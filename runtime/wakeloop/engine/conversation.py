@@ -6,11 +6,9 @@ import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import BaseModel
-
 from wakeloop.engine.commands import AppendEntry
 from wakeloop.engine.journal import Kind
-from wakeloop.engine.values import JSON_CODEC, codec_for
+from wakeloop.engine.values import JSON_CODEC, codec_for, plain
 from wakeloop.entries import AGENT, CONTACT, Entry
 from wakeloop.errors import NotFound
 
@@ -57,8 +55,7 @@ class Conversation:
                 f"'user' or 'assistant'; {CONTACT!r} and {AGENT!r} are for what is said by and to people, which is in the "
                 "conversation by itself"
             )
-        plain = content.model_dump(mode="json") if isinstance(content, BaseModel) else content
-        text = JSON_CODEC.dump(plain, f"an entry of the conversation ({role})")
+        text = JSON_CODEC.dump(plain(content), f"an entry of the conversation ({role})")
         self._run.tell(AppendEntry(role=role, content=text))
 
     async def last(self, count: int) -> tuple[Entry, ...]:

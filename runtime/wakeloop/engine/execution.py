@@ -7,7 +7,6 @@ import contextvars
 import threading
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -18,25 +17,15 @@ from wakeloop.engine.commands import Command
 from wakeloop.engine.context import Context
 from wakeloop.engine.failures import Failure, describe, rebuild
 from wakeloop.engine.guard import inside_handler
-from wakeloop.engine.journal import DELIVERED, DONE, Kind, Record, Rewind, Wait, title
+from wakeloop.engine.journal import DELIVERED, DONE, Kind, Record, Wait, title
 from wakeloop.engine.loop import DeterministicLoop, Halt
 from wakeloop.engine.operation import Operation, Outcome, RunFacts, StepCall, Surroundings, UnknownOutcome
+from wakeloop.engine.requesting import gated
+from wakeloop.engine.rewinding import Rewind, Stretch, note_origin, rewind_for
 from wakeloop.engine.values import JSON_CODEC, Codec, codec_for, result_codec
 from wakeloop.errors import NonDeterminismError, WakeloopError
 from wakeloop.gates import Gate
 from wakeloop.steps import Step, current_run
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Where a stretch began: its position, the operations issued before it, the session's state, and whether others
-    had changed that."""
-
-    seq: int
-    ops: int
-    state: str | None
-    by_others: bool
-
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 """When a sleep without an end is over."""
@@ -86,7 +75,7 @@ class Execution:
             self._timer_set, first_task=zlib.crc32(facts.id.encode())
         )
         self.loop.on_timer_cancelled(self._timer_cancelled)
-        self._journal = journal
+        self._journal = list(journal)
         self._seq = journal[-1].seq if journal else 0
         self._ops = 0
         self._done: dict[int, Record] = {}
@@ -95,20 +84,13 @@ class Execution:
         self._trouble: WakeloopError | None = None
         self._timers: dict[int, Operation] = {}
         self._main: asyncio.Task[Any] | None = None
-        self._context: Context[Any] | None = None
         self._undelivered: list[Record] = []
         self._stretches: list[Stretch] = []
-        self._delivered: list[Record] = []
-        self._failed_ops: dict[int, int] = {}
         self._states: dict[int, str | None] = {}
         self._state_codec = codec_for(agent.state) if agent.state is not None else None
         for record in journal:
-            if record.kind in DELIVERED:
-                self._delivered.append(record)
-            elif record.kind in DONE:
+            if record.kind in DONE:
                 self._done[record.op] = record
-                if not record.ok:
-                    self._failed_ops[record.seq] = record.op
             elif record.kind is Kind.STATE:
                 self._states[int(record.name)] = record.value
             elif record.kind is Kind.PATCH:
@@ -125,12 +107,11 @@ class Execution:
         self._enter_stretch(0, state)
         context = contextvars.Context()
         context.run(current_run.set, self)
-        self._context = Context(self)
         self._main = self.loop.create_task(
-            self.agent.handler(self._context), name=self.facts.id, context=context
+            self.agent.handler(Context(self)), name=self.facts.id, context=context
         )
         self._rest()
-        for record in self._journal:
+        for record in self._journal[:]:  # which grows while the handler goes on
             if record.kind in DELIVERED:
                 if self._main.done():
                     if not self._replaying:
@@ -194,7 +175,7 @@ class Execution:
         with inside_handler(self.facts.id):
             self.loop.discard()
         self.pending.clear()
-        self._main = self._context = None
+        self._main = None
 
     # ------------------------------------------------------------------ what is left to do
 
@@ -253,8 +234,7 @@ class Execution:
 
     async def run_gated(self, gate: Gate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function that runs only with a person's approval."""
-        assert self._context is not None
-        return await self._context.run_gated(gate, args, kwargs)
+        return await gated(self, gate, args, kwargs)
 
     async def wait(self, kind: Kind, name: str, match: dict[str, Any], codec: Codec) -> Any:
         """Issue an operation that something outside completes, and wait for it."""
@@ -377,10 +357,7 @@ class Execution:
             seq=self._seq, op=op, kind=kind, name=name, ok=ok, value=value, at=max(self.now, at or self.now)
         )
         self.records.append(record)
-        if kind in DELIVERED:
-            self._delivered.append(record)
-        elif kind in DONE and not ok:
-            self._failed_ops[record.seq] = op
+        self._journal.append(record)
         return record
 
     def _apply(self, record: Record, state: str | None) -> None:
@@ -420,7 +397,7 @@ class Execution:
 
     def _rebuilt(self, record: Record, name: str) -> Exception:
         error = rebuild(Failure.model_validate_json(record.value or "{}"), name, kind=record.kind)
-        error.__wakeloop_origin__ = record.seq  # type: ignore[attr-defined]
+        note_origin(error, record.seq)
         return error
 
     def _rest(self) -> None:
@@ -472,35 +449,10 @@ class Execution:
             except WakeloopError as refusal:
                 self.outcome = Outcome(status="failed", failure=describe(refusal), rewind=self._rewind(None))
         else:
-            self.outcome = Outcome(
-                status="failed", failure=describe(error), rewind=self._rewind(_origin(error))
-            )
+            self.outcome = Outcome(status="failed", failure=describe(error), rewind=self._rewind(error))
 
-    def _rewind(self, origin: int | None) -> Rewind:
-        """Where a retry takes up again: at the recorded failure that ended the handler, if nothing that came of it since
-        would be lost by that; else at the last stretch."""
-        at, forget = self._stretch_of(origin)
-        if at is None or any(
-            record.ok
-            and record.op > self._stretches[at].ops
-            and record.kind not in (Kind.TIMER, Kind.CONVERSATION)
-            for record in self._delivered
-        ):
-            at, forget = len(self._stretches) - 1, False
-        since = self._stretches[at:]
-        state = None if any(stretch.by_others for stretch in since[1:]) else since[0].state
-        return Rewind(begin=since[0].seq, ops=since[0].ops, forget=forget, state=state)
-
-    def _stretch_of(self, origin: int | None) -> tuple[int | None, bool]:
-        """The stretch to begin again with for a recorded failure, and whether it is that failure itself."""
-        for record in self._delivered:
-            if record.seq == origin and record.kind is Kind.STEP:
-                found = [index for index, stretch in enumerate(self._stretches) if stretch.seq == origin]
-                return (found[0], True) if found else (None, False)
-        op = self._failed_ops.get(origin or 0)
-        if op is None:
-            return None, False
-        return max(index for index, stretch in enumerate(self._stretches) if stretch.ops < op), False
+    def _rewind(self, error: BaseException | None) -> Rewind:
+        return rewind_for(error, self._journal, self._stretches)
 
     def _check_waits(self, recorded: tuple[Wait, ...]) -> None:
         before = [(wait.op, wait.kind, wait.name) for wait in recorded]
@@ -602,25 +554,6 @@ def _step_history(journal: list[Record]) -> dict[int, tuple[int, int, datetime |
                 datetime.fromisoformat(again).astimezone(UTC) if again else None,
             )
     return history
-
-
-def _origin(error: BaseException | None) -> int | None:
-    """The earliest journal position of a recorded failure that led to this exception."""
-    found: list[int] = []
-    seen: set[int] = set()
-    stack = [error]
-    while stack:
-        one = stack.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        origin = getattr(one, "__wakeloop_origin__", None)
-        if isinstance(origin, int):
-            found.append(origin)
-        stack.extend([one.__cause__, one.__context__])
-        if isinstance(one, BaseExceptionGroup):
-            stack.extend(one.exceptions)
-    return min(found, default=None)
 
 
 def _titles(operations: list[tuple[int, Kind, str]]) -> str:

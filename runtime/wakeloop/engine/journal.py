@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import AwareDatetime, TypeAdapter
-from pydantic.dataclasses import dataclass as model_dataclass
 
 
 class Kind(StrEnum):
@@ -111,49 +110,6 @@ class Wait:
     @property
     def title(self) -> str:
         return title(self.op, self.kind, self.name)
-
-
-@model_dataclass(frozen=True, kw_only=True)
-class Rewind:
-    """Where a retry of a failed run takes up again.
-
-    begin: position of the stretch that is done again. ops: how many operations had been issued before it; what was
-    asked for after them is asked for again. forget: whether `begin` is the recorded failure of a step, which is taken
-    back. state: the session's state when that stretch began; None if others changed it since, or there is none.
-    """
-
-    begin: int
-    ops: int
-    forget: bool = False
-    state: str | None = None
-
-
-def taken_back(journal: list[Record], rewind: Rewind) -> list[int]:
-    """The positions of what a retry takes back. Never a result that was recorded for something asked for earlier."""
-    again = {
-        record.op
-        for record in journal
-        if rewind.forget and record.kind is Kind.STEP and not record.ok and record.seq >= rewind.begin
-    }
-
-    def is_taken_back(record: Record) -> bool:
-        if record.kind is Kind.STATE:
-            return int(record.name) >= rewind.begin
-        if record.kind is Kind.CANCEL:
-            return record.seq > rewind.begin
-        if record.op in again:
-            return record.kind is not Kind.STEP or record.seq >= rewind.begin
-        return record.op > rewind.ops
-
-    return [record.seq for record in journal if is_taken_back(record)]
-
-
-def applied_before(journal: list[Record], begin: int) -> int:
-    """The stretch before one: the last that stays as it is; -1 if there is none."""
-    return max(
-        (record.seq for record in journal if record.kind in DELIVERED and record.seq < begin),
-        default=0 if begin else -1,
-    )
 
 
 _WAITS: TypeAdapter[tuple[Wait, ...]] = TypeAdapter(tuple[Wait, ...])

@@ -11,7 +11,8 @@ from uuid import UUID
 from wakeloop.asking import RequestSpec
 from wakeloop.engine.commands import Wakeup
 from wakeloop.engine.failures import Failure
-from wakeloop.engine.journal import Kind, Rewind, title
+from wakeloop.engine.journal import Kind, title
+from wakeloop.engine.rewinding import Rewind
 from wakeloop.engine.values import JSON_CODEC, Codec
 from wakeloop.entries import Entry
 from wakeloop.errors import WakeloopError

@@ -209,6 +209,11 @@ def _difference(value: Any, back: Any) -> str:
 JSON_CODEC = Codec(Any)
 
 
+def plain(value: Any) -> Any:
+    """What an author may give as JSON: a pydantic model as its JSON values, anything else as it is."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
 @lru_cache(maxsize=4096)
 def _hashable_codec(annotation: Any, written: str) -> Codec:
     # `written` tells apart `str | datetime` and `datetime | str`, which are equal and do not load the same.
