@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence, Set
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from wakeloop import meters, run_traces, tracing
-from wakeloop.agent import Agent, WhileBusy
+from wakeloop import in_hand, meters, run_traces, tracing
+from wakeloop.agent import Agent
 from wakeloop.changes import Changes
-from wakeloop.conversation import Found, Wanted
 from wakeloop.engine import commands as cmd
 from wakeloop.engine.execution import Execution
 from wakeloop.engine.failures import describe
-from wakeloop.engine.journal import Kind, Record, load_waits
+from wakeloop.engine.journal import Kind
 from wakeloop.engine.operation import Operation, RunFacts
-from wakeloop.engine.values import JSON_CODEC
-from wakeloop.entries import Entry
 from wakeloop.errors import WakeloopError
-from wakeloop.events import EVENT, Event, Message, Signal, dump_event, load_event
+from wakeloop.events import Event, dump_event, load_event
+from wakeloop.in_hand import NEVER, Deed, SessionInHand
 from wakeloop.logs import get_logger
-from wakeloop.open_run import OpenRun, RunError, StepJob, StepKey
+from wakeloop.open_run import OpenRun, RunError, StepKey
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.surroundings import Surroundings
-from wakeloop.triggers import Overlap, load_schedule
 from wakeloop.world import World
 
 log = get_logger("wakeloop.turn")
 
 TAKEOVERS_BEFORE_PARKING = 5
-_NEVER = datetime.min.replace(tzinfo=UTC)
-_IN_TIME = operator.itemgetter(0, 1, 2)
 
 
-class Turn:
+class Turn(SessionInHand):
     """Drives the open runs of one held session.
 
     `advance` does all that can be done now; `changes` is what is to be committed for it; `jobs` are the steps to start
@@ -55,29 +48,25 @@ class Turn:
         inbox: Sequence[InboxRow],
         schedules: Sequence[Any],
         parked: Set[UUID] = frozenset(),
-        soon: datetime = _NEVER,
+        soon: datetime = NEVER,
     ) -> None:
         """`parked`: of the runs that the inbox has something for, those that are parked; it is kept for a retry. soon: a
         run whose wait is over by then is brought into memory at once, and the session held until it may go on."""
+        super().__init__(
+            agent=agent,
+            session=session,
+            runs=runs,
+            inbox=inbox,
+            schedules=schedules,
+            parked=parked,
+            soon=soon,
+        )
         self.world = world
-        self.agent = agent
-        self.session = session
         self.state = session.state
         self.failures: list[str] = []
-        self.wanted: set[UUID] = set()
-        self._journals: dict[UUID, list[Record]] = {}
-        self._runs: dict[UUID, OpenRun] = {}
-        self._ended: list[OpenRun] = []
-        self._inbox: dict[int, InboxRow] = {}
-        self._schedules: list[Any] = []
-        self._read = Found()
         self.is_committing = False
         self._can_deliver = False
-        self._now = _NEVER
         self._changes = Changes(self.world, self.session)
-        self.reload(runs, inbox, schedules, parked)
-        coming = (row.wake_at for row in runs if row.wake_at is not None and row.wake_at <= soon)
-        self._held_until = max(coming, default=_NEVER)
 
     # ------------------------------------------------------------------ what comes in
 
@@ -85,57 +74,8 @@ class Turn:
         self, runs: Sequence[RunRow], inbox: Sequence[InboxRow], schedules: Sequence[Any], parked: Set[UUID]
     ) -> None:
         """Take note of what arrived: queued runs, inbox, schedules. What is in memory already stays as it is."""
-        for row in runs:
-            if row.id not in self._runs and not any(row.id == ended.id for ended in self._ended):
-                waits = load_waits(row.waits) if row.waits else ()
-                self._runs[row.id] = OpenRun(row=row, waits=waits)
         consumed = set(self._changes.commit.consumed)
-        self._inbox = {item.id: item for item in inbox if item.id not in consumed}
-        self._schedules = list(schedules)
-        self._parked = set(parked)
-
-    def add_journals(self, journals: dict[UUID, list[Record]]) -> None:
-        """The journals that were wanted."""
-        self._journals |= journals
-        self.wanted -= journals.keys()
-
-    def reads(self) -> list[Wanted]:
-        """What its runs want to read of the session's conversation."""
-        return [
-            Wanted(run=run.id, op=operation.no, match=operation.match or {})
-            for run in self._runs.values()
-            if run.execution is not None and run.execution.reads
-            for operation in run.execution.pending.values()
-            if operation.kind is Kind.CONVERSATION and (run.id, operation.no) not in self._read.spans
-        ]
-
-    def add_entries(self, found: Found) -> None:
-        """What was read for it, and for the journals that were wanted."""
-        self._read.spans |= found.spans
-        self._read.entries |= found.entries
-
-    def entries(self, first: int, last: int) -> tuple[Entry, ...]:
-        """Those of these entries that were read."""
-        return tuple(self._read.entries[seq] for seq in range(first, last + 1) if seq in self._read.entries)
-
-    def needs_journals(self, now: datetime) -> set[UUID]:
-        """The runs that will surely be looked into."""
-        by = max(now, self._held_until)
-        targets = {item.target for item in self._inbox.values()}
-        arrived = any(item.kind in ("message", "signal") for item in self._inbox.values())
-        return {
-            run.id
-            for run in self._runs.values()
-            if run.execution is None
-            and run.is_started
-            and run.id not in self._journals
-            and (
-                run.row.status is RunStatus.RUNNING
-                or (run.row.wake_at is not None and run.row.wake_at <= by)
-                or run.id in targets
-                or (arrived and any(wait.kind is Kind.RECEIVE for wait in run.waits))
-            )
-        }
+        self._note(runs, (item for item in inbox if item.id not in consumed), schedules, parked)
 
     def step_done(
         self,
@@ -181,65 +121,19 @@ class Turn:
         while True:
             if self._can_deliver and self._deliver_recorded():
                 continue
-            action = min(self._actions(), key=_IN_TIME, default=None)
-            if action is None:
+            deed = self._next()
+            if deed is None:
                 break
-            action[3]()
+            self._do(deed)
         self._can_deliver = False
         if not self._journals and not self._read.spans:
             self._read.entries.clear()
         self._note_starts()
 
     @property
-    def _place(self) -> dict[str, Any]:
-        """What log lines say of where they come from."""
-        return {"agent": self.agent.name, "session": self.session.name, "turn": self.session.token}
-
-    @property
     def is_dirty(self) -> bool:
         """Whether there is something to commit before anything else may happen."""
         return self._changes.is_dirty
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether it cannot go on without something from the store."""
-        return bool(self.wanted or self.reads())
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether nothing is under way, or will be in a moment, so that the session may be let go."""
-        return (
-            not self.wants_more
-            and not self._read.spans
-            and not any(run.is_busy(self._now) for run in self._runs.values())
-            and not self._is_held
-        )
-
-    @property
-    def _is_held(self) -> bool:
-        """Whether it was taken up for a time that is still to come."""
-        due = self.next_due() if self._now < self._held_until else None
-        return due is not None and due <= self._held_until
-
-    def next_due(self) -> datetime | None:
-        """When the next timer or attempt of any of its runs is due."""
-        dues = [due for run in self._runs.values() if (due := run.next_due) is not None]
-        return min(dues, default=None)
-
-    def jobs(self) -> list[StepJob]:
-        """The steps to start now that everything before them is committed."""
-        return [job for run in self._runs.values() for job in run.jobs(self.session)]
-
-    def within(self, run_id: UUID) -> AbstractContextManager[None]:
-        """Let the span of a run, if it has one, be the current one for what is done within."""
-        runs = (run for run in [*self._runs.values(), *self._ended] if run.id == run_id)
-        span = next((run.span for run in runs), None) if tracing.tracer is not None else None
-        return nullcontext() if span is None else span.current()
-
-    def abandoned(self) -> list[StepKey]:
-        """Keys of steps under way that no handler waits for any more."""
-        runs = [*self._runs.values(), *self._ended]
-        return [(self.session.id, self.session.token, run.id, op) for run in runs for op in run.abandoned()]
 
     def changes(self, lease_until: datetime) -> SessionCommit:
         """Everything to commit, and whether the session may be let go with it. What changes next is told after that."""
@@ -273,35 +167,35 @@ class Turn:
         self._ended.clear()
         return keys
 
-    # ------------------------------------------------------------------ what may happen next
+    # ------------------------------------------------------------------ doing it
 
-    def _actions(self) -> Iterator[tuple[datetime, int, int, Any]]:
-        order = 0
-        by = max(self._now, self._held_until)
-        for item in self._inbox.values():
-            handle = self._handler_of(item)
-            if handle is not None:
-                yield (item.arrived_at, 0, item.id, handle)
-        for run_id, op in self._read.spans:
-            known = self._runs.get(run_id)
-            if known is None or not self._must_wait(known):
-                yield (_NEVER, -1, 0, lambda run=known, key=(run_id, op): self._see(run, key))
-        for run in list(self._runs.values()):
-            order += 1
-            if self._must_wait(run):
-                continue
-            if run.row.status is RunStatus.RUNNING and run.execution is None:
-                yield (run.row.created_at, -1, order, lambda run=run: self._wake(run))
-            elif run.row.status is RunStatus.QUEUED:
-                start = self._starter_of(run)
-                if start is not None:
-                    yield (run.row.created_at, 1, order, start)
-            elif run.execution is not None:
-                for timer in run.execution.due_timers(self._now)[:1]:
-                    assert timer.due is not None
-                    yield (timer.due, 2, order, lambda run=run, timer=timer: self._ring(run, timer))
-            elif run.row.wake_at is not None and run.row.wake_at <= by:
-                yield (run.row.wake_at, 2, order, lambda run=run: self._wake(run))
+    def _do(self, deed: Deed) -> None:
+        match deed:
+            case in_hand.Start(run=run, instead_of=others):
+                self._cancel(others)
+                self._start(run)
+            case in_hand.Skip(run=run, reason=reason):
+                self._skip(run, reason)
+            case in_hand.Begin(item=item, event=event, instead_of=others):
+                self._cancel(others)
+                self._begin(item, event)
+            case in_hand.Reject(item=item, event=event):
+                log.info("rejected while busy", **self._place, kind=event.kind)
+                self._consume(item)
+            case in_hand.Receive(item=item, run=run, op=op, event=event):
+                self._take(item, run, op, dump_event(event))
+            case in_hand.Answer(item=item, run=run, op=op, value=value, ok=ok):
+                self._take(item, run, op, value, ok=ok)
+            case in_hand.Heed(item=item, run=run):
+                self._heed(item, run)
+            case in_hand.Consume(item=item):
+                self._consume(item)
+            case in_hand.See(run=run_or_none, key=key):
+                self._see(run_or_none, key)
+            case in_hand.Wake(run=run):
+                self._wake(run)
+            case in_hand.Ring(run=run, timer=timer):
+                self._ring(run, timer)
 
     def _deliver_recorded(self) -> bool:
         for run in list(self._runs.values()):
@@ -311,123 +205,18 @@ class Turn:
                 return True
         return False
 
-    def _starter_of(self, run: OpenRun) -> Any:
-        """What to do with a queued run now, or None if it has to stay queued."""
-        if run.row.schedule_id is not None:
-            overlap = self._overlap(run.row.schedule_id)
-            others = [
-                other
-                for other in self._runs.values()
-                if other.row.schedule_id == run.row.schedule_id and other is not run
-            ]
-            open_others = [other for other in others if other.is_started]
-            if open_others:
-                if overlap == "skip":
-                    return lambda: self._skip(run, "overlap")
-                if overlap == "buffer_one":
-                    nominal = run.row.nominal or _NEVER
-                    queued = [other for other in others if not other.is_started]
-                    earlier = any((other.row.nominal or _NEVER) < nominal for other in queued)
-                    return (lambda: self._skip(run, "overlap")) if earlier else None
-                if overlap == "buffer_all":
-                    return None
-                if overlap == "cancel_other":
-
-                    def replace_others() -> None:
-                        self._cancel(open_others)
-                        self._start(run)
-
-                    return replace_others
-        return lambda: self._start(run)
-
-    def _handler_of(self, item: InboxRow) -> Any:
-        """What to do with something in the inbox now, or None if it has to stay there."""
-        if item.target is not None:
-            run = self._runs.get(item.target)
-            if run is None:
-                return None if item.target in self._parked else lambda: self._consume(item)
-            if self._must_wait(run):
-                return None
-            return self._handler_for(item, run)
-        event = EVENT.validate_json(item.body or "{}")
-        found = self._receiver(self._runs.values(), event)
-        if found is None:
-            return self._unexpected(item, event)
-        run, op = found
-        return None if self._must_wait(run) else lambda: self._take(item, run, op, dump_event(event))
-
-    def _handler_for(self, item: InboxRow, run: OpenRun) -> Any:
-        """What to do with something that is for one run."""
-        if item.kind == "cancel":
-
-            def cancel() -> None:
-                if run.is_started and not self._wake(run, item):
-                    return  # its journal comes first
-                self._consume(item)
-                if run.execution is not None and run.execution.cancelling and run.id in self._runs:
-                    self._end(run, RunStatus.CANCELLED)  # asked again: its cleanup does not come to an end
-                elif run.id in self._runs:
-                    self._cancel([run])
-
-            return cancel
-        if item.kind in ("message", "signal"):
-            event = EVENT.validate_json(item.body or "{}")
-            found = self._receiver([run], event)
-            return None if found is None else lambda: self._take(item, run, found[1], dump_event(event))
-        facts = JSON_CODEC.load(item.body or "{}")
-        kind, name = (Kind.CHILD, "run") if item.kind == "child" else (Kind.REPLY, "request")
-        for wait in run.current_waits:
-            if wait.kind is kind and wait.match is not None and wait.match.get(name) == facts[name]:
-                ok = "failure" not in facts
-                body = JSON_CODEC.dump(facts["value"] if ok else facts["failure"], "what came for a run")
-                return lambda: self._take(item, run, wait.op, body, ok=ok)
-        # A child's end is kept until the handler awaits it; a reply to a question that is settled comes too late.
-        return None if kind is Kind.CHILD or not run.is_started else lambda: self._consume(item)
-
-    def _must_wait(self, run: OpenRun) -> bool:
-        return run.is_blocked or run.id in self.wanted
-
-    def _receiver(self, runs: Iterable[OpenRun], event: Event) -> tuple[OpenRun, int] | None:
-        for run in runs:
-            for wait in run.current_waits:
-                if wait.kind is Kind.RECEIVE and wait.match is not None and _fits(wait.match, event):
-                    return run, wait.op
-        return None
-
-    def _unexpected(self, item: InboxRow, event: Event) -> Any:
-        """What a message or signal does that no run waits for."""
-        triggers: Any = (
-            self.agent.message_triggers if isinstance(event, Message) else self.agent.signal_triggers
+    def _begin(self, item: InboxRow, event: Event) -> None:
+        row = RunRow(
+            id=self.world.ids.new_id(),
+            session_id=self.session.id,
+            status=RunStatus.QUEUED,
+            event=dump_event(event),
+            created_at=item.arrived_at,
+            trace=item.trace,
         )
-        open_runs = list(self._runs.values())
-        if not any(trigger.fits(event) for trigger in triggers):
-            # It came for a wait that is over. An open run may still ask for it; if there is none, it only stays in
-            # the conversation.
-            return None if open_runs else lambda: self._consume(item)
-        if open_runs and self.agent.while_busy is WhileBusy.ENQUEUE:
-            return None
-        if open_runs and self.agent.while_busy is WhileBusy.REJECT:
-            log.info("rejected while busy", **self._place, kind=event.kind)
-            return lambda: self._consume(item)
-
-        def begin() -> None:
-            if self.agent.while_busy is WhileBusy.INTERRUPT:
-                self._cancel(open_runs)
-            row = RunRow(
-                id=self.world.ids.new_id(),
-                session_id=self.session.id,
-                status=RunStatus.QUEUED,
-                event=dump_event(event),
-                created_at=item.arrived_at,
-                trace=item.trace,
-            )
-            run = self._runs[row.id] = OpenRun(row=row, is_new=True)
-            self._consume(item)
-            self._start(run)
-
-        return begin
-
-    # ------------------------------------------------------------------ doing it
+        run = self._runs[row.id] = OpenRun(row=row, is_new=True)
+        self._consume(item)
+        self._start(run)
 
     def _start(self, run: OpenRun) -> None:
         run.set(status=RunStatus.RUNNING, started_at=self._now)
@@ -498,6 +287,16 @@ class Turn:
         else:
             self._inbox[item.id] = replace(item, target=run.id)
             self._changes.commit.retargeted.append((item.id, run.id))
+
+    def _heed(self, item: InboxRow, run: OpenRun) -> None:
+        """Cancel a run because somebody asked for it."""
+        if run.is_started and not self._wake(run, item):
+            return  # its journal comes first
+        self._consume(item)
+        if run.execution is not None and run.execution.cancelling and run.id in self._runs:
+            self._end(run, RunStatus.CANCELLED)  # asked again: its cleanup does not come to an end
+        elif run.id in self._runs:
+            self._cancel([run])
 
     def _cancel(self, runs: Sequence[OpenRun]) -> None:
         for run in runs:
@@ -626,20 +425,6 @@ class Turn:
                 if run.choose(operation, now=self._now):
                     self._collect(run)
 
-    def _overlap(self, schedule_id: int) -> Overlap:
-        for row in self._schedules:
-            if row.id == schedule_id:
-                return load_schedule(row.spec).overlap
-        return "allow"
-
     def wakeups(self) -> tuple[cmd.Wakeup, ...]:
         """The session's coming wakeups."""
         return self._changes.wakeups(self._schedules)
-
-
-def _fits(match: dict[str, Any], event: Event) -> bool:
-    if isinstance(event, Message):
-        return match["type"] == "message" and match.get("from") in (None, event.from_)
-    if isinstance(event, Signal):
-        return match["type"] == "signal" and match.get("signal") in ("*", event.type)
-    return False
