@@ -192,11 +192,16 @@ class Executor:
                 self._settle(session)
             asked = []
         commits = self._changes()
-        wanted = any(turn.wants_more for session in self._touched if (turn := self._turns.get(session)))
-        if asked or commits or self._poked or wanted:
+        if asked or commits or self._poked or self._wants_more():
             self._transact(commits, asked, self._database.now())
+        now = self._database.now()
+        self._touch_due(now)
         if self._touched:
-            self._go_on(self._database.now())
+            self._go_on(now)
+
+    def _wants_more(self) -> bool:
+        """Whether a session cannot go on without something from the store."""
+        return any(turn.wants_more for session in self._touched if (turn := self._turns.get(session)))
 
     def _collect(self, wait: float) -> None:
         """Take in what came: tickets, and ends of steps."""
@@ -423,6 +428,13 @@ class Executor:
             turn.committed(replace(commit.session, version=result.version, state=state))
             crashpoints.reach("engine.step_committed")
 
+    def _touch_due(self, now: datetime) -> None:
+        """Go on with the sessions under way that have a timer due, a batch of them: nobody else tells of them while they are
+        held."""
+        if self._dues:
+            late = [session for session, due in self._dues.items() if due <= now]
+            self._touched |= dict.fromkeys(late[:BATCH])
+
     def _go_on(self, now: datetime) -> None:
         """Let every session that something happened to go on as far as it can, and start its steps."""
         touched, self._touched = self._touched, {}
@@ -483,7 +495,6 @@ class Executor:
         while not self._closed:
             try:
                 self.cycle(self._until_next_timer())
-                self.wake_timers()
             except Exception:
                 log.exception(
                     "a cycle failed; everything in memory is given up and taken up again from the store"
@@ -498,14 +509,6 @@ class Executor:
         return (
             longest if due is None else min(longest, max(0.0, (due - self._database.now()).total_seconds()))
         )
-
-    def wake_timers(self) -> None:
-        """Go on with the sessions under way that have a timer due, a batch of them: nobody else tells of them while they are
-        held."""
-        if self._dues:
-            now = self._database.now()
-            late = [session for session, due in self._dues.items() if due <= now]
-            self._touched |= dict.fromkeys(late[:BATCH])
 
     def _keep(self) -> None:
         """Extend leases, look for arrivals, and warn of handlers that block, until the executor is closed."""

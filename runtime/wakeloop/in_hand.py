@@ -135,6 +135,7 @@ class SessionInHand:
         self._inbox: dict[int, InboxRow] = {}
         self._schedules: list[Any] = []
         self._read = Found()
+        self._has_readers = False  # of the conversation
         self._now = NEVER
         self._note(runs, inbox, schedules, parked)
         coming = (row.wake_at for row in runs if row.wake_at is not None and row.wake_at <= soon)
@@ -179,6 +180,8 @@ class SessionInHand:
 
     def reads(self) -> list[Wanted]:
         """What its runs want to read of the session's conversation."""
+        if not self._has_readers:
+            return []
         return [
             Wanted(run=run.id, op=operation.no, match=operation.match or {})
             for run in self._runs.values()

@@ -54,12 +54,17 @@ def _tell_run(commit: SessionCommit, id: UUID, values: dict[str, Any]) -> None:
 
 
 def _count(commit: SessionCommit) -> None:
-    agent = commit.session.agent
-    for _, values in _changed(commit):
-        if values.get("status") in _ENDS:
-            meters.series(meters.RUNS_ENDED, agent, str(values["status"])).inc()
-        if values.get("skipped") is not None:
-            meters.SKIPS.labels(agent, values["skipped"]).inc(values.get("skip_count") or 1)
+    for values in commit.runs.values():
+        _count_run(commit, values.get("status"), values.get("skipped"), values.get("skip_count"))
+    for row in commit.new_runs:
+        _count_run(commit, row.status, row.skipped, row.skip_count)
+
+
+def _count_run(commit: SessionCommit, status: str | None, skipped: str | None, count: int | None) -> None:
+    if status in _ENDS:
+        meters.series(meters.RUNS_ENDED, commit.session.agent, str(status)).inc()
+    if skipped is not None:
+        meters.SKIPS.labels(commit.session.agent, skipped).inc(count or 1)
 
 
 def _changed(commit: SessionCommit) -> Iterator[tuple[UUID, dict[str, Any]]]:

@@ -357,6 +357,7 @@ class Turn(SessionInHand):
         execution = run.execution
         assert execution is not None
         records, commands = execution.take()
+        self._has_readers = self._has_readers or execution.reads
         for command in commands:
             self._changes.apply(run.id, command)
         # That it has seen what is recorded goes with the next commit: until then, seeing it again comes to the same.

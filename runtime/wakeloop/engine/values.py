@@ -30,6 +30,7 @@ _alias: Any = TypeAliasType
 VALUE_LIMIT_BYTES = 1024 * 1024
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
 _NATIVE = (str, int, float, bool, type(None))
+_NULL = "null"
 
 
 class Codec:
@@ -39,13 +40,16 @@ class Codec:
     alike, so there is never a difference between the two.
     """
 
-    __slots__ = ("_adapter", "_native", "annotation", "unresolved")
+    __slots__ = ("_adapter", "_native", "_nullable", "annotation", "unresolved")
 
     def __init__(self, annotation: Any, *, unresolved: str | None = None) -> None:
         """Args: unresolved: why what was really annotated is not known."""
         self.annotation = annotation
         self.unresolved = unresolved
         self._native = annotation is Any
+        self._nullable = (
+            annotation is Any or annotation is None or annotation is type(None)
+        )  # as of every sleep
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_CONFIG)
         except PydanticUserError as error:
@@ -57,6 +61,8 @@ class Codec:
         """The value as JSON text. `where` names the value in errors, such as "the result of step fetch".
 
         Raises NotSerializable naming `where` and the type, ValueTooLarge over 1 MiB of JSON."""
+        if value is None and self._nullable:
+            return _NULL
         try:
             text = to_json(value, bytes_mode="base64", inf_nan_mode="constants") if self._native else None
             if text is None:
@@ -87,6 +93,8 @@ class Codec:
 
     def load(self, text: str) -> Any:
         """The value again. Raises pydantic's ValidationError if the text does not fit the annotation."""
+        if text == _NULL and self._nullable:
+            return None
         return self._adapter.validate_json(text)
 
     def _refusal(self, value: Any, where: str, reason: str) -> NotSerializable:

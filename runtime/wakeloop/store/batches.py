@@ -73,12 +73,17 @@ def _instant(at: datetime) -> str:
     return f'"{at.isoformat()}"'
 
 
+def _id(id: UUID) -> str:
+    """As PostgreSQL takes it too (8.12), and Python writes it in a third of the time."""
+    return id.hex
+
+
 def _bytes(data: bytes) -> str:
     return f'"\\\\x{data.hex()}"'
 
 
 _WRITERS: Mapping[type, Callable[[Any], str]] = {
-    sa.BigInteger: str, sa.Integer: str, sa.SmallInteger: str, sa.Boolean: str, sa.Uuid: str, sa.Text: _quoted,
+    sa.BigInteger: str, sa.Integer: str, sa.SmallInteger: str, sa.Boolean: str, sa.Uuid: _id, sa.Text: _quoted,
     Instant: _instant, sa.LargeBinary: _bytes,
 }  # fmt: skip
 

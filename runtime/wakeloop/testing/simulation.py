@@ -414,7 +414,6 @@ class Simulation:
         while not (self._executor.is_idle and self._steps.is_idle):
             self._executor.cycle()
             self._steps.run()
-            self._executor.wake_timers()
         if swept.deliveries:
             self._loop.run_until_complete(self._outbox.deliver(swept.deliveries))
         return not swept.is_empty
