@@ -21,7 +21,8 @@ from wakeloop.adapters import adapters
 from wakeloop.channel import Capabilities
 from wakeloop.cli import app
 from wakeloop.people import Contact
-from wakeloop.settings import PREFIX, TABLES, Settings
+from wakeloop.settings import Settings
+from wakeloop.settings_sources import PREFIX, TABLES
 
 FOLDER = Path(__file__).parent / "reference"
 CHANNELS = Path(__file__).parent / "channels"

@@ -23,7 +23,8 @@ from wakeloop.channel import (
     RawResponse,
     Receipt,
 )
-from wakeloop.errors import ConfigurationError, InvalidWebhook, TemporaryChannelError
+from wakeloop.errors import InvalidWebhook, TemporaryChannelError
+from wakeloop_channels.explaining import refuse_settings
 
 
 class ConsoleChannel:
@@ -37,11 +38,7 @@ class ConsoleChannel:
         """Make the channel; it has no settings.
 
         Raises ConfigurationError if there are any."""
-        if section:
-            keys = ", ".join(f"channels.console.{key}" for key in sorted(section))
-            raise ConfigurationError(
-                f"{keys}: the console channel has no settings; remove it from wakeloop.toml."
-            )
+        refuse_settings(section, channel=cls.name)
         return cls()
 
     def normalize(self, address: str) -> str:

@@ -49,6 +49,15 @@ def read_settings(
     raise ConfigurationError(f"The {title} channel cannot start: {'; '.join(lines)}.")
 
 
+def refuse_settings(section: Mapping[str, Any], *, channel: str) -> None:
+    """Raises ConfigurationError if a channel that has no settings is given some."""
+    if section:
+        keys = ", ".join(f"channels.{channel}.{key}" for key in sorted(section))
+        raise ConfigurationError(
+            f"{keys}: the {channel} channel has no settings; remove it from wakeloop.toml."
+        )
+
+
 def variable(channel: str, setting: str) -> str:
     """The environment variable of a setting."""
     return f"WAKELOOP_{channel}_{setting}".upper().replace("-", "_")

@@ -12,7 +12,7 @@ from wakeloop_channels.text import well_formed
 
 
 def read_object(request: RawRequest, *, limit: int, provider: str) -> dict[str, Any]:
-    """The JSON object that a webhook carries; U+0000 and lone surrogates, which databases refuse, are replaced.
+    """The JSON object that a webhook carries, as `read_json` reads it.
 
     Raises InvalidWebhook: 405 for another method than POST, 413 for more than `limit` bytes, 415 for another content
     type, 400 for anything else that is no JSON object in UTF-8."""
@@ -22,13 +22,20 @@ def read_object(request: RawRequest, *, limit: int, provider: str) -> dict[str, 
         raise InvalidWebhook(f"The body has more than {limit} bytes.", status=413)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise InvalidWebhook("The body must be application/json.", status=415)
-    try:
-        found = _clean(json.loads(request.body.decode(), parse_constant=_refuse))
-    except (ValueError, RecursionError) as error:
-        raise InvalidWebhook("The body is no JSON in UTF-8.", status=400) from error
+    found = read_json(request.body)
     if not isinstance(found, dict):
         raise InvalidWebhook("The body is no JSON object.", status=400)
     return found
+
+
+def read_json(body: bytes) -> Any:
+    """What a body says; U+0000 and lone surrogates, which databases refuse, are replaced.
+
+    Raises InvalidWebhook (400) for what is no JSON in UTF-8."""
+    try:
+        return _clean(json.loads(body.decode(), parse_constant=_refuse))
+    except (ValueError, RecursionError) as error:
+        raise InvalidWebhook("The body is no JSON in UTF-8.", status=400) from error
 
 
 def obj(parent: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from wakeloop.channel import (
     RawResponse,
     Receipt,
 )
-from wakeloop.errors import ConfigurationError, InvalidWebhook
+from wakeloop.errors import InvalidWebhook
+from wakeloop_channels.explaining import refuse_settings
 
 
 class WebChatChannel:
@@ -39,11 +40,7 @@ class WebChatChannel:
         """Make the channel; it has no settings.
 
         Raises ConfigurationError if there are any."""
-        if section:
-            keys = ", ".join(f"channels.web.{key}" for key in sorted(section))
-            raise ConfigurationError(
-                f"{keys}: the web channel has no settings; remove it from wakeloop.toml."
-            )
+        refuse_settings(section, channel=cls.name)
         return cls()
 
     def normalize(self, address: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -11,7 +10,7 @@ from wakeloop.channel import DeliveryStatus, DeliveryUpdate, File, Incoming, Out
 from wakeloop.errors import InvalidWebhook
 from wakeloop.events import Attachment
 from wakeloop_channels.data_urls import is_data_url, read_data_url
-from wakeloop_channels.text import well_formed
+from wakeloop_channels.json_bodies import read_json
 
 MAX_TEXT = 100_000
 MAX_ATTACHMENTS = 20
@@ -178,12 +177,9 @@ def created(message: Outgoing) -> dict[str, Any]:
 def read_body(body: bytes) -> MessageReceived | MessageStatus:
     """What a body says; what databases refuse, U+0000 and half surrogates, is replaced. Raises InvalidWebhook (400) with what is wrong
     with it, of which nothing is repeated but the names of its parts."""
+    said = read_json(body)
     try:
-        payload = _storable(json.loads(body.decode(), parse_constant=_refuse_constant))
-    except (ValueError, RecursionError) as error:
-        raise InvalidWebhook("The body is no JSON in UTF-8.", status=400) from error
-    try:
-        return _COMES.validate_python(payload)
+        return _COMES.validate_python(said)
     except ValidationError as error:
         raise InvalidWebhook(f"The body is none of ours: {_problems(error)}.", status=400) from None
 
@@ -248,20 +244,6 @@ def _attachment(file: ReceivedAttachment) -> Attachment:
 def _file(file: ReceivedAttachment, number: int) -> File:
     content_type, data = read_data_url(file.url)
     return File(name=file.name or f"file-{number}", content_type=file.content_type or content_type, data=data)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return well_formed(value)
-    if isinstance(value, list):
-        return [_storable(one) for one in value]
-    if isinstance(value, dict):
-        return {well_formed(key): _storable(one) for key, one in value.items()}
-    return value
 
 
 def _problems(error: ValidationError) -> str:

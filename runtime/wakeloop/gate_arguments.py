@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from enum import Enum
@@ -19,6 +16,7 @@ from typing_extensions import Unpack
 
 from wakeloop.calls import canonical, label, type_name
 from wakeloop.errors import ConfigurationError, InvalidArguments, NotSerializable
+from wakeloop.functions import annotated, innermost, name_of, resolved
 
 _CONFIG = ConfigDict(
     extra="forbid",
@@ -325,47 +323,16 @@ def _is_same(value: Any, back: Any) -> bool:
         return False
 
 
-def layers(function: Any) -> Iterator[Any]:
-    """A function, and what is carried out by it, under steps, partials and wrappers."""
-    while function is not None:
-        yield function
-        inner = getattr(function, "__wrapped__", None)
-        function = function.func if isinstance(function, functools.partial) else inner
-
-
-def innermost(function: Any) -> Any:
-    return list(layers(function))[-1]
-
-
 def _annotation(function: Any, one: Parameter, name: str) -> Any:
     if one.annotation is Parameter.empty:
         return Any
-    target = innermost(function)
-    if not inspect.isroutine(target):
-        target = getattr(target, "__call__", target)  # noqa: B004
-    alone = types.SimpleNamespace(__annotations__={one.name: one.annotation})
     try:
-        scope = getattr(target, "__globals__", {})
-        hints = typing.get_type_hints(alone, scope, _closure(target), include_extras=True)
+        return resolved(annotated(function), one.name, one.annotation)
     except Exception as error:
         raise ConfigurationError(
             f"{name} cannot be gated: the annotation {_shown_type(one.annotation)} of its argument {one.name!r} cannot be read "
             f"where it is defined ({error}): define or import it at the top of the module, not only for type checkers"
         ) from error
-    return hints[one.name]
-
-
-def _closure(function: Any) -> dict[str, Any]:
-    """What a function knows by name from the functions around it."""
-    function = getattr(function, "__func__", function)
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    found = {}
-    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:
-            continue  # not assigned yet, as the function itself is while it is decorated
-    return found
 
 
 def _has_receiver(function: Any, parameters: Sequence[Parameter]) -> bool:
@@ -401,7 +368,3 @@ def _shown_type(annotation: Any) -> str:
     return (
         annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
     )
-
-
-def name_of(function: Any) -> str:
-    return str(getattr(function, "__name__", None) or type(function).__name__)

@@ -15,7 +15,8 @@ from inspect import Parameter
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from wakeloop.errors import ConfigurationError, InvalidArguments, NotPossible
-from wakeloop.gate_arguments import BY_NAME, GateArguments, innermost, layers, name_of
+from wakeloop.functions import innermost, layers, name_of
+from wakeloop.gate_arguments import BY_NAME, GateArguments
 from wakeloop.logs import get_logger
 from wakeloop.steps import Step, current_run, is_on_its_loop, step
 

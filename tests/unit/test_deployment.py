@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from wakeloop.celery_app import STOP_GRACE_SECONDS
-from wakeloop.settings import PREFIX, Settings
+from wakeloop.settings import Settings
+from wakeloop.settings_sources import PREFIX
 from wakeloop.web.app import make_app
 from wakeloop.wiring import Runtime
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from wakeloop.errors import ConfigurationError
-from wakeloop.settings import Settings, key_lines, load_settings
+from wakeloop.settings import Settings, load_settings
+from wakeloop.settings_sources import key_lines
 
 
 @pytest.fixture(autouse=True)

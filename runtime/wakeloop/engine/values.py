@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import types
 import typing
@@ -25,6 +24,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypeAliasType
 
 from wakeloop.errors import NotSerializable, ValueTooLarge
+from wakeloop.functions import annotated, resolved
 
 _alias: Any = TypeAliasType
 VALUE_LIMIT_BYTES = 1024 * 1024
@@ -270,23 +270,12 @@ def return_annotation(function: Callable[..., Any]) -> Any:
     """A function's return annotation, resolved; Any if there is none.
 
     Raises NameError if it names something that is not to be found where the function is defined."""
-    target = function
-    while True:
-        unwrapped = target.func if isinstance(target, functools.partial) else inspect.unwrap(target)
-        if unwrapped is target:
-            break
-        target = unwrapped
-    if not (inspect.isfunction(target) or inspect.ismethod(target)):
-        target = getattr(target, "__call__", target)  # noqa: B004
+    target = annotated(function)
     written = getattr(target, "__annotations__", {}).get("return", Any)
-    # Only the result counts: what the arguments are called may be known to type checkers alone.
-    alone = types.SimpleNamespace(__annotations__={"return": written})
-    scope = getattr(inspect.unwrap(target), "__globals__", {})
     try:
-        hints = typing.get_type_hints(alone, scope, _closure(target), include_extras=True)
+        annotation = resolved(target, "return", written)
     except (TypeError, AttributeError, SyntaxError):
         return Any
-    annotation = hints.get("return", Any)
     origin = get_origin(annotation)
     if origin in (typing.Coroutine, typing.Awaitable) or getattr(origin, "__name__", "") in (
         "Coroutine",
@@ -294,16 +283,3 @@ def return_annotation(function: Callable[..., Any]) -> Any:
     ):
         return get_args(annotation)[-1]
     return annotation
-
-
-def _closure(function: Any) -> dict[str, Any]:
-    """What a function knows by name from the functions around it."""
-    function = getattr(function, "__func__", function)
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    found = {}
-    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:
-            continue  # not assigned yet
-    return found

@@ -14,11 +14,10 @@ from sqlalchemy.engine import Connection
 from wakeloop.channel import CALLBACK_CHANNEL
 from wakeloop.status import OPEN_RUN
 from wakeloop.store.batches import among
-from wakeloop.store.queries import has_status
+from wakeloop.store.queries import SESSIONS, SESSIONS_OF_AGENT, has_status
 from wakeloop.store.schema import (
     FAILED_DELIVERY,
     OPEN_REQUEST,
-    OPEN_RUNS,
     deliveries,
     messages,
     recipients,
@@ -130,15 +129,8 @@ def runs_page(
     )
 
 
-_open_runs = (
-    sa.select(sa.func.count())
-    .select_from(runs)
-    .where(runs.c.session_id == sessions.c.id, OPEN_RUNS)
-    .scalar_subquery()
-    .label("open_runs")
-)
-_SESSIONS = sa.select(*sessions.columns, _open_runs).order_by(sessions.c.agent, sessions.c.key).limit(_MOST)
-_SESSIONS_OF_AGENT = _SESSIONS.where(sessions.c.agent == sa.bindparam("agent", type_=sa.Text()))
+_SESSIONS = SESSIONS.limit(_MOST)
+_SESSIONS_OF_AGENT = SESSIONS_OF_AGENT.limit(_MOST)
 
 
 def sessions_page(connection: Connection, *, limit: int, agent: str | None = None) -> list[sa.Row[Any]]:

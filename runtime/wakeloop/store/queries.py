@@ -114,15 +114,15 @@ _open_runs = (
     .scalar_subquery()
     .label("open_runs")
 )
-_SESSIONS = sa.select(*sessions.columns, _open_runs).order_by(sessions.c.agent, sessions.c.key)
-_SESSIONS_OF_AGENT = _SESSIONS.where(sessions.c.agent == _AGENT)
+SESSIONS = sa.select(*sessions.columns, _open_runs).order_by(sessions.c.agent, sessions.c.key)
+SESSIONS_OF_AGENT = SESSIONS.where(sessions.c.agent == _AGENT)
 
 
 def list_sessions(connection: Connection, *, agent: str | None = None) -> list[sa.Row[Any]]:
     """Sessions with how many of their runs are open, by agent and key."""
     if agent is None:
-        return list(connection.execute(_SESSIONS))
-    return list(connection.execute(_SESSIONS_OF_AGENT, {"agent": agent}))
+        return list(connection.execute(SESSIONS))
+    return list(connection.execute(SESSIONS_OF_AGENT, {"agent": agent}))
 
 
 _FIND_SESSION = sa.select(sessions).where(sessions.c.agent == _AGENT, sessions.c.key == sa.bindparam("key"))

@@ -109,31 +109,14 @@ _ADD = Insert(
     ("request_id", "contact", "code", "open", "via", "added_at", "code_told"),
     new=("request_id", "contact"),
 )
-_SET_VIA = (
-    sa.update(recipients)
-    .where(recipients.c.request_id == sa.bindparam("request"), recipients.c.contact == sa.bindparam("person"))
-    .values(via=sa.bindparam("new_via"))
+_CHANGE_RECIPIENT = sa.update(recipients).where(
+    recipients.c.request_id == sa.bindparam("request"), recipients.c.contact == sa.bindparam("person")
 )
-_NOTE_TOLD = (
-    sa.update(recipients)
-    .where(recipients.c.request_id == sa.bindparam("request"), recipients.c.contact == sa.bindparam("person"))
-    .values(code_told=True)
-)
-_SET_DRAFT = (
-    sa.update(recipients)
-    .where(recipients.c.request_id == sa.bindparam("request"), recipients.c.contact == sa.bindparam("person"))
-    .values(draft=sa.bindparam("new_draft"))
-)
-_SET_VOTE = (
-    sa.update(recipients)
-    .where(recipients.c.request_id == sa.bindparam("request"), recipients.c.contact == sa.bindparam("person"))
-    .values(vote=sa.bindparam("new_vote"))
-)
-_NOTE_UNREACHABLE = (
-    sa.update(recipients)
-    .where(recipients.c.request_id == sa.bindparam("request"), recipients.c.contact == sa.bindparam("person"))
-    .values(unreachable=True)
-)
+_SET_VIA = _CHANGE_RECIPIENT.values(via=sa.bindparam("new_via"))
+_NOTE_TOLD = _CHANGE_RECIPIENT.values(code_told=True)
+_SET_DRAFT = _CHANGE_RECIPIENT.values(draft=sa.bindparam("new_draft"))
+_SET_VOTE = _CHANGE_RECIPIENT.values(vote=sa.bindparam("new_vote"))
+_NOTE_UNREACHABLE = _CHANGE_RECIPIENT.values(unreachable=True)
 _RECIPIENTS = (
     sa.select(recipients)
     .where(recipients.c.request_id == sa.bindparam("request"))
