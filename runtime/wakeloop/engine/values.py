@@ -47,9 +47,7 @@ class Codec:
         self.annotation = annotation
         self.unresolved = unresolved
         self._native = annotation is Any
-        self._nullable = (
-            annotation is Any or annotation is None or annotation is type(None)
-        )  # as of every sleep
+        self._nullable = any(annotation is one for one in (Any, None, type(None)))  # as of every sleep
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_CONFIG)
         except PydanticUserError as error:
