@@ -85,6 +85,7 @@ def bar_text(bar: Bar, unit: str) -> str:
     """A bar in words."""
     parts = [
         *([f"{number(bar.times)}×"] if bar.times is not None else []),
+        *(f"{number(times)}× {name}" for name, times in (bar.times_of or {}).items()),
         *([f"≤ {figure(bar.at_most, unit)}"] if bar.at_most is not None else []),
         *([f"≥ {figure(bar.at_least, unit)}"] if bar.at_least is not None else []),
     ]

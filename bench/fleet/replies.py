@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 from collections.abc import Callable, Iterator
 from urllib.parse import urlencode
@@ -12,10 +11,10 @@ from bench.fleet.answering import needed, replies
 from bench.fleet.dbos_side import Dbos, run_peer
 from bench.fleet.ours import WORKERS, Ours, number_of
 from bench.lab import Lab
+from bench.posting import poster
 from wakeloop.testing.twilio import sign
 
 SET_UP_SECONDS = 1800.0
-ANSWER_SECONDS = 60.0
 
 
 def ours(
@@ -55,19 +54,9 @@ def _form(side: Ours, number: int) -> tuple[bytes, dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _poster(port: int, forms: dict[int, tuple[bytes, dict[str, str]]]) -> Iterator[Callable[[int], None]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
-
-    def post(number: int) -> None:
-        body, headers = forms[number]
-        connection.request("POST", "/webhooks/sms", body, headers)
-        answer = connection.getresponse()
-        said = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"the webhook answered {answer.status}: {said[:200]!r}")
-
-    with contextlib.closing(connection):
-        yield post
+def _poster(port: int, forms: dict[int, tuple[bytes, dict[str, str]]]) -> Iterator[Callable[[int], object]]:
+    with poster(port) as post:
+        yield lambda number: post("/webhooks/sms", *forms[number])
 
 
 def dbos(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WORKERS) -> dict[str, float]:

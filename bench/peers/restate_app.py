@@ -1,0 +1,48 @@
+"""A Restate application with the handlers that are measured, as its documentation has them; Hypercorn serves it."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import timedelta
+
+import restate
+
+from bench.fleet.marks import mark, tell
+
+bench = restate.Service("bench")
+
+
+async def increment(number: int) -> int:
+    return number + 1
+
+
+@bench.handler()
+async def count(ctx: restate.Context, steps: int) -> int:
+    """So many steps, one after the other."""
+    number = 0
+    for _ in range(steps):
+        number = await ctx.run_typed("increment", increment, number=number)
+    return number
+
+
+@bench.handler()
+async def sleeper(ctx: restate.Context, call: list[float]) -> None:
+    """Sleeps until an instant; the call is a number and that instant."""
+    number, until = int(call[0]), call[1]
+    # A sleep is of whole milliseconds, from a now that is cut to them: one more, lest it end before the instant.
+    await ctx.sleep(timedelta(milliseconds=max(0, math.ceil((until - time.time()) * 1000) + 1)))
+    mark("awake", number)
+
+
+@bench.handler(inactivity_timeout=timedelta(hours=1))
+async def listener(ctx: restate.Context, number: int) -> None:
+    """Waits for an answer."""
+    id, answer = ctx.awakeable(type_hint=str)
+    tell("awakeables", number, id)
+    mark("waits", number)
+    await answer
+    mark("resumed", number)
+
+
+app = restate.app([bench])
