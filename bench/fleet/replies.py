@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 
 from bench.fleet.answering import needed, replies
 from bench.fleet.dbos_side import Dbos, run_peer
-from bench.fleet.ours import WORKERS, Ours, number_of
+from bench.fleet.ours import WORKERS, Ours, number_of, wait
 from bench.lab import Lab
 from bench.posting import poster
+from bench.restate import Restate
 from wakeloop.testing.twilio import sign
 
 SET_UP_SECONDS = 1800.0
@@ -77,3 +78,21 @@ def dbos(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WOR
             "burst": burst,
         }
         return run_peer("bench.fleet.dbos_sender", json.dumps(job))
+
+
+def restate(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WORKERS) -> dict[str, float]:
+    """Restate with its application in as many processes; `waiting` invocations wait, of an awakeable each, and stay connected to
+    the application while they do. A reply is posted to the server's ingress, which answers once it is in its log; there is no
+    signature here. burst_cpu is the application's."""
+    count = max(waiting, needed(singles, burst))
+    with Restate(lab.folder(), processes=workers) as side:
+        side.start("listener", range(count))
+        wait(lambda: side.marks.count("waits") >= count, SET_UP_SECONDS, every=0.5)
+        ids = {int(number): id for number, id in side.marks.told("awakeables")}
+
+        @contextlib.contextmanager
+        def resolver() -> Iterator[Callable[[int], object]]:
+            with poster(side.port) as post:
+                yield lambda number: post(f"/restate/awakeables/{ids[number]}/resolve", b'"yes"')
+
+        return replies(side.marks, resolver, pids=[side.app.pid], singles=singles, burst=burst)
