@@ -8,14 +8,15 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.servers import Program, ServerError, free_port, poll
 
 from bench.fleet.marks import FOLDER, Marks
 from bench.lab import PEERS, environment
 from bench.posting import post_all, post_json
-from bench.trial import Side
+
+T = TypeVar("T")
 
 NPM = PEERS.parents[1] / "restate" / "node_modules" / "@restatedev"
 START_SECONDS = 120.0
@@ -34,7 +35,7 @@ def version() -> str | None:
     return json.loads(about.read_text())["version"] if server() and about.exists() else None
 
 
-def if_there(sides: Mapping[str, Side]) -> dict[str, Side]:
+def if_there(sides: Mapping[str, T]) -> dict[str, T]:
     """These sides of Restate's; none where its server is not."""
     return dict(sides) if server() else {}
 

@@ -31,6 +31,9 @@ def _replies(agent: str) -> Work:
 WORKS: dict[tuple[str, str], Work] = {
     ("due", "ours"): lambda lab, count: sleepers.due(sleepers.ours(lab), count=count, lead=sleepers.Lead()),
     ("due", "dbos"): lambda lab, count: sleepers.due(sleepers.dbos(lab), count=count, lead=sleepers.Lead()),
+    ("due", "restate"): lambda lab, count: sleepers.due(
+        sleepers.restate(lab), count=count, lead=sleepers.Lead()
+    ),
     ("cost", "ours"): lambda lab, count: sleepers.cost(sleepers.ours(lab), count=count),
     ("cost", "dbos"): lambda lab, count: sleepers.cost(sleepers.dbos(lab), count=count),
     ("ask", "ours"): _replies("asker"),

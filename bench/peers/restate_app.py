@@ -10,6 +10,9 @@ import restate
 
 from bench.fleet.marks import mark, tell
 
+CONNECTED = timedelta(hours=1)
+"""So long an invocation waits before it is suspended. By default it is a minute; what is suspended is resumed more slowly."""
+
 bench = restate.Service("bench")
 
 
@@ -26,7 +29,7 @@ async def count(ctx: restate.Context, steps: int) -> int:
     return number
 
 
-@bench.handler()
+@bench.handler(inactivity_timeout=CONNECTED)
 async def sleeper(ctx: restate.Context, call: list[float]) -> None:
     """Sleeps until an instant; the call is a number and that instant."""
     number, until = int(call[0]), call[1]
@@ -35,7 +38,7 @@ async def sleeper(ctx: restate.Context, call: list[float]) -> None:
     mark("awake", number)
 
 
-@bench.handler(inactivity_timeout=timedelta(hours=1))
+@bench.handler(inactivity_timeout=CONNECTED)
 async def listener(ctx: restate.Context, number: int) -> None:
     """Waits for an answer."""
     id, answer = ctx.awakeable(type_hint=str)

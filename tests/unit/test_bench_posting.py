@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import pytest
 from bench import restate
+from bench.benchmarks import replies, runs, sleepers
+from bench.lab import Lab, Options
 from bench.posting import post_all, post_json, poster
 from tests.servers import ServerError
 
@@ -93,3 +95,26 @@ def test_restate_is_left_out_where_its_server_is_not(tmp_path: Path, monkeypatch
     (tmp_path / "restate-server").mkdir()
     (tmp_path / "restate-server" / "package.json").write_text('{"version": "1.7.12"}')
     assert (restate.server(), restate.version(), restate.if_there(side)) == (program, "1.7.12", side)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_restate_is_a_peer_of_runs_sleepers_and_replies_if_its_server_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """On PostgreSQL, in every trial that is a race; and whoever a bar names is among the peers."""
+    monkeypatch.setattr(restate, "NPM", tmp_path)
+    if is_there:
+        program = tmp_path / "restate-server-linux-x64" / "bin" / "restate-server"
+        program.parent.mkdir(parents=True)
+        program.touch()
+    lab = Lab(Options(quick=True))
+    trials = [trial for module in (runs, sleepers, replies) for trial in module.trials(lab)]
+
+    with_it = {trial.name for trial in trials if any(name.startswith("Restate") for name in trial.peers)}
+
+    races = {f"runs.postgresql-{workers}.{steps}" for workers in (1, 2) for steps in (0, 1, 3)}
+    races |= {"runs.postgresql-1-http.3", "sleepers.due.500", "replies.asker", "replies.listener"}
+    assert with_it == (races if is_there else set())
+    for trial in trials if is_there else []:
+        named = {begin for line in trial.lines if line.bar is not None for begin in line.bar.times_of or {}}
+        assert all(any(name.startswith(begin) for name in trial.peers) for begin in named), trial.name
