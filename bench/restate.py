@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,16 +39,9 @@ def if_there(sides: Mapping[str, T]) -> dict[str, T]:
     return dict(sides) if server() else {}
 
 
-class _Hypercorn(Program):
-    """Ends its processes when it is told to end, and would leave them behind if it were killed."""
-
-    def _kill_signal(self) -> signal.Signals:
-        return signal.SIGTERM
-
-
 class Restate:
     """A server with its default settings, but that it listens here only and tells nobody of its use, and the application in
-    so many processes. Used in a `with` block, at whose end the data are deleted. port: of the ingress."""
+    so many processes. Used in a `with` block, at whose end the data are deleted. port: of the ingress; pids: the application's."""
 
     def __init__(self, folder: Path, *, processes: int) -> None:
         program = server()
@@ -58,7 +50,6 @@ class Restate:
         self.marks = Marks(folder / "marks")
         self.port, self._admin, self._app, node = (free_port() for _ in range(4))
         self._data = folder / "data"
-        self._processes = processes
         env = environment(**{
             FOLDER: str(self.marks.folder),
             "RESTATE_DISABLE_TELEMETRY": "true",
@@ -75,17 +66,18 @@ class Restate:
             [program, f"--base-dir={self._data}", "--node-name=bench", "--no-logo", *where],
             env=env, cwd=folder,
         )  # fmt: skip
-        self.app = _Hypercorn(
-            [PEERS, "-m", "hypercorn", "bench.peers.restate_app:app", f"--bind={LOCAL}:{self._app}", f"--workers={processes}"],
-            env=env, cwd=folder,
-        )  # fmt: skip
+        serve = [PEERS, "-m", "bench.peers.restate_app", str(self._app)]
+        self.apps = [Program(serve, env=env, cwd=folder) for _ in range(processes)]
 
     def __enter__(self) -> Restate:
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, self._data, ignore_errors=True)
-            for program in (self.server, self.app):
-                stack.enter_context(program)
-            self._wait(lambda: self.app.output.count("Running on") >= self._processes)
+            for program in (self.server, *self.apps):
+                stack.callback(program.close)
+                stack.callback(program.kill)  # they would wait for invocations that go on
+                program.start()
+            for app in self.apps:
+                app.wait_for("serves", START_SECONDS)
             self._wait(self._is_registered)
             self._wait(lambda: post_json(self.port, "/bench/count", 1) == 1)
             self._closing = stack.pop_all()
@@ -93,6 +85,10 @@ class Restate:
 
     def __exit__(self, *exc: object) -> None:
         self._closing.close()
+
+    @property
+    def pids(self) -> list[int]:
+        return [app.pid for app in self.apps]
 
     def _is_registered(self) -> bool:
         return bool(
@@ -105,9 +101,10 @@ class Restate:
             with contextlib.suppress(OSError, RuntimeError):
                 if condition():
                     return
-            if not (self.server.running and self.app.running):
+            if not self.server.running:
                 break
-        raise ServerError(f"Restate does not serve: {self.server.output[-4000:]}\n{self.app.output[-4000:]}")
+        said = [program.output[-3000:] for program in (self.server, *self.apps)]
+        raise ServerError("\n".join(["Restate does not serve:", *said]))
 
     # ------------------------------------------------------------------ work
 

@@ -89,7 +89,7 @@ def _restate(lab: Lab, runs: int, steps: int, processes: int) -> dict[str, Side]
         def go() -> Figures:
             with restate.Restate(lab.folder(), processes=processes) as it:
                 job = {"port": it.port, "runs": runs, "steps": steps, "at_once": at_once, "warm": WARM_CALLS}
-                return lab.theirs("restate_runs", **job, app=it.app.pid, server=it.server.pid)
+                return lab.theirs("restate_runs", **job, apps=it.pids, server=it.server.pid)
 
         return go
 

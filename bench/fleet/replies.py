@@ -95,4 +95,4 @@ def restate(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = 
             with poster(side.port) as post:
                 yield lambda number: post(f"/restate/awakeables/{ids[number]}/resolve", b'"yes"')
 
-        return replies(side.marks, resolver, pids=[side.app.pid], singles=singles, burst=burst)
+        return replies(side.marks, resolver, pids=side.pids, singles=singles, burst=burst)

@@ -127,7 +127,7 @@ def restate(lab: Lab, *, workers: int = WORKERS) -> Iterator[Dormitory]:
     with Restate(lab.folder(), processes=workers) as side:
         yield Dormitory(
             side=side,
-            pids=[side.app.pid],
+            pids=side.pids,
             put=lambda numbers, instant: side.start("sleeper", ([number, instant] for number in numbers)),
             asleep=side.asleep,
             look_seconds=SCAN_SECONDS,

@@ -1,11 +1,20 @@
-"""A Restate application with the handlers that are measured, as its documentation has them; Hypercorn serves it."""
+"""A Restate application with the handlers that are measured, as its documentation has them; Hypercorn serves it.
+
+    python -m bench.peers.restate_app PORT        (BENCH_MARKS)
+
+Several processes may serve the same port; the system gives connections to one or another.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
+import socket
+import sys
 import time
 from datetime import timedelta
 
+import hypercorn.asyncio
 import restate
 
 from bench.fleet.marks import mark, tell
@@ -48,4 +57,13 @@ async def listener(ctx: restate.Context, number: int) -> None:
     mark("resumed", number)
 
 
-app = restate.app([bench])
+def main(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port), reuse_port=True) as listening:
+        config = hypercorn.Config()
+        config.bind = [f"fd://{listening.detach()}"]
+        print("restate's application serves", flush=True)
+        asyncio.run(hypercorn.asyncio.serve(restate.app([bench]), config))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
