@@ -68,11 +68,13 @@ matrix: setup .venv-synapse/ready
 bench: setup .venv-bench/ready
 	$(BIN)/python -m bench run $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
 
-# Always the latest peers: `rm -rf .venv-bench` brings newer ones.
+# Always the latest peers: `rm -rf .venv-bench` brings newer ones. Restate's server is npm's; the others are measured without it.
 .venv-bench/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-bench/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --group bench
+	@npm install --silent --no-audit --no-fund --ignore-scripts --prefix .venv-bench/restate @restatedev/restate-server@latest || \
+	  echo "Restate is left out of the benchmarks: npm is not there, or could not bring its server" >&2
 	touch $@
 
 # Faults while runs go on, and whether every promise was kept: minutes. `make test` has a short form of the same.

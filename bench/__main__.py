@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bench import results, table
+from bench import restate, results, table
 from bench.benchmarks import HIDDEN, NAMES
 from bench.lab import PEERS, Lab, Options, server_dsn
 from bench.limits import Limits, machine
@@ -42,6 +42,8 @@ def run(
     if unknown := sorted({*names} - {*NAMES, *HIDDEN}):
         raise typer.BadParameter(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     options = Options(rounds=rounds, quick=quick, peers=peers)
+    if peers and restate.server() is None:
+        console.print("Restate is left out: npm was not there, or could not bring its server")
     begin = list(os.getloadavg())
     limits = Limits()
     with Lab(options) as lab:
@@ -151,8 +153,11 @@ def _peers() -> dict[str, str]:
         "langgraph-checkpoint-sqlite",
         "langgraph-checkpoint-postgres",
         "celery-redbeat",
+        "restate-sdk",
     )
-    return {name: installed[name] for name in names if name in installed}
+    server = restate.version()
+    found = {name: installed[name] for name in names if name in installed}
+    return found | ({"restate-server": server} if server else {})
 
 
 if __name__ == "__main__":

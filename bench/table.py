@@ -24,7 +24,9 @@ def cells(line: Told, limits: Mapping[str, Any]) -> tuple[str, ...]:
         figure(line.ours, line.unit),
         "–" if line.peer is None else f"{figure(line.peer, line.unit)} {line.peer_name}",
         "–" if line.ratio is None else times(line.ratio),
-        "–" if line.bar is None else f"{bar_text(line.bar, line.unit)} {MARKS[line.met]}".rstrip(),
+        "–"
+        if line.bar is None
+        else f"{bar_text(line.bar, line.unit, line.ratios)} {MARKS[line.met]}".rstrip(),
         str(line.rounds),
         limit_text(line.limit, limits),
     )
@@ -82,14 +84,20 @@ def limit_text(name: str | None, limits: Mapping[str, Any]) -> str:
     return f"{figure(limit['median'], limit['unit'])} {limit['what']}"
 
 
-def bar_text(bar: Bar, unit: str) -> str:
-    """A bar in words."""
+def bar_text(bar: Bar, unit: str, ratios: Mapping[str, float] | None = None) -> str:
+    """A bar in words, and how many times better we are than each peer that it names."""
     parts = [
         *([f"{number(bar.times)}×"] if bar.times is not None else []),
+        *(_times_of(name, wanted, ratios or {}) for name, wanted in (bar.times_of or {}).items()),
         *([f"≤ {figure(bar.at_most, unit)}"] if bar.at_most is not None else []),
         *([f"≥ {figure(bar.at_least, unit)}"] if bar.at_least is not None else []),
     ]
     return ", ".join(parts)
+
+
+def _times_of(name: str, wanted: float, ratios: Mapping[str, float]) -> str:
+    seen = min((ratio for peer, ratio in ratios.items() if peer.startswith(name)), default=None)
+    return f"{number(wanted)}× {name}" + ("" if seen is None else f" ({times(seen)})")
 
 
 def times(ratio: float) -> str:

@@ -23,16 +23,24 @@ class Better(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """What a figure has to reach: so many times the nearest peer's, or a value; any one of those given must hold."""
+    """What a figure has to reach: so many times the nearest peer's, or a value; each of those given must hold. times_of: so
+    many times the best of the peers whose names begin so."""
 
     times: float | None = None
+    times_of: Mapping[str, float] | None = None
     at_most: float | None = None
     at_least: float | None = None
 
-    def met(self, figure: float, ratio: float | None) -> bool | None:
-        """Whether it is reached; None if that cannot be told, as no peer was measured."""
+    def met(self, figure: float, ratios: Mapping[str, float]) -> bool | None:
+        """Whether it is reached; None if that cannot be told, as no peer was measured. ratios: to each peer, by name."""
+        wanted = {**({"": self.times} if self.times is not None else {}), **(self.times_of or {})}
         told = [
-            *([ratio >= self.times] if self.times is not None and ratio is not None else []),
+            *(
+                ratio >= times
+                for begin, times in wanted.items()
+                for name, ratio in ratios.items()
+                if name.startswith(begin)
+            ),
             *([figure <= self.at_most] if self.at_most is not None else []),
             *([figure >= self.at_least] if self.at_least is not None else []),
         ]

@@ -16,9 +16,9 @@ TOLERANCE = 0.10
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What a line came to. peer: the best of the peers. ratio: how many times better we are than that, so that more is
-    better for every unit. rounds: how many ours are of. basis, value and spread: what is compared over time, and how far rounds
-    lay apart, as a share."""
+    """What a line came to. peer: the best of the peers. ratios: how many times better we are than each, by name, so that more
+    is better for every unit. rounds: how many ours are of. basis, value and spread: what is compared over time, and how far
+    rounds lay apart, as a share."""
 
     trial: str
     key: str
@@ -27,7 +27,7 @@ class Told:
     ours: float
     peer_name: str | None
     peer: float | None
-    ratio: float | None
+    ratios: Mapping[str, float]
     bar: Bar | None
     limit: str | None
     size: Mapping[str, Any]
@@ -37,9 +37,14 @@ class Told:
     spread: float
 
     @property
+    def ratio(self) -> float | None:
+        """To the best of the peers."""
+        return None if self.peer_name is None else self.ratios.get(self.peer_name)
+
+    @property
     def met(self) -> bool | None:
         """Whether the bar is reached."""
-        return None if self.bar is None else self.bar.met(self.ours, self.ratio)
+        return None if self.bar is None else self.bar.met(self.ours, self.ratios)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -95,11 +100,11 @@ def _told(
     name = best(medians, key=lambda side: medians[side], default=None)
     peer = medians[name] if name is not None else None
     middle = statistics.median(ours)
-    ratio = times_better(middle, peer, better) if peer and middle else None
+    ratios = {side: times_better(middle, one, better) for side, one in medians.items() if one and middle}
     basis, values = _basis(trial, line, ours, figures[name] if name is not None else None, name, better)
     return Told(
         trial=trial["name"], key=key, work=line["work"], unit=line["unit"], ours=middle, peer_name=name, peer=peer,
-        ratio=ratio, bar=Bar(**line["bar"]) if line["bar"] is not None else None, limit=line["limit"],
+        ratios=ratios, bar=Bar(**line["bar"]) if line["bar"] is not None else None, limit=line["limit"],
         size=trial["size"], rounds=len(ours), basis=basis, value=statistics.median(values), spread=spread(values),
     )  # fmt: skip
 

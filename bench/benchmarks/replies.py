@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bench.fleet import replies
 from bench.lab import Lab
+from bench.restate import if_there
 from bench.trial import Bar, Better, Line, Trial
 
 WORKERS = 2
@@ -33,14 +34,14 @@ def _trial(lab: Lab, agent: str) -> Trial:
         Line(key="burst_p99", work=f"{of}: {burst:,} at once, p99", unit="ms", better=Better.LESS),
         Line(key="burst_cpu", work=f"{of}: {burst:,} at once, CPU of each", unit="ms", better=Better.LESS),
     )
+    size = {"waiting": waiting, "singles": singles, "burst": burst, "workers": WORKERS}
     return Trial(
         name=f"replies.{agent}",
         lines=lines,
-        ours=lambda: replies.ours(
-            lab, agent=agent, waiting=waiting, singles=singles, burst=burst, workers=WORKERS
-        ),
+        ours=lambda: replies.ours(lab, agent=agent, **size),
         peers={
-            "DBOS": lambda: replies.dbos(lab, waiting=waiting, singles=singles, burst=burst, workers=WORKERS)
+            "DBOS": lambda: replies.dbos(lab, **size),
+            **if_there({"Restate": lambda: replies.restate(lab, **size)}),
         },
-        size={"waiting": waiting, "singles": singles, "burst": burst, "workers": WORKERS},
+        size=size,
     )

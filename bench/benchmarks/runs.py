@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.servers import Program, free_port
 
+from bench import restate
 from bench.lab import BIN, Lab, worker_environment
 from bench.sides.embedding import AGENTS
 from bench.trial import Bar, Better, Figures, Line, Side, Trial
@@ -17,6 +18,12 @@ STARTERS = 64
 WARM = 20
 AT_ONCE = 64
 """Workflows that each process of DBOS has under way: of 16, 64 and 256 it was the best, or as good."""
+CALLS_AT_ONCE = (16, 64)
+"""Of Restate's, whichever is better."""
+WARM_CALLS = 200
+"""It has 24 partitions, each with connections of its own to the application."""
+TIMES = {"DBOS": 10.0, "Restate": 3.0}
+"""So many times theirs is wanted of runs of three steps."""
 
 
 def trials(lab: Lab) -> Iterator[Trial]:
@@ -36,7 +43,7 @@ def _sqlite(lab: Lab, runs: int, steps: int) -> Trial:
 
     return _trial(
         "sqlite", f"runs of {_steps(steps)}, SQLite, embedded", runs, steps, 1, ours, _dbos(lab, runs, steps, 1, sqlite=True),
-        bar=steps == 3, limit="sqlite",
+        bar=Bar(times=10) if steps == 3 else None, limit="sqlite",
     )  # fmt: skip
 
 
@@ -60,7 +67,8 @@ def _postgres(lab: Lab, runs: int, steps: int, workers: int, *, http: bool = Fal
     how = ", started over HTTP" if http else ""
     return _trial(
         f"postgresql-{workers}{'-http' if http else ''}", f"runs of {_steps(steps)}, PostgreSQL, {words}{how}", runs, steps,
-        workers, ours, _dbos(lab, runs, steps, workers, sqlite=False), bar=steps == 3 and not http, limit="postgres-8",
+        workers, ours, _dbos(lab, runs, steps, workers, sqlite=False) | _restate(lab, runs, steps, workers),
+        bar=Bar(times_of=TIMES) if steps == 3 and not http else None, limit="postgres-8",
     )  # fmt: skip
 
 
@@ -76,6 +84,18 @@ def _dbos(lab: Lab, runs: int, steps: int, processes: int, *, sqlite: bool) -> d
     return {"DBOS, started directly": side("direct"), "DBOS, its queue": side("queue")}
 
 
+def _restate(lab: Lab, runs: int, steps: int, processes: int) -> dict[str, Side]:
+    def side(at_once: int) -> Side:
+        def go() -> Figures:
+            with restate.Restate(lab.folder(), processes=processes) as it:
+                job = {"port": it.port, "runs": runs, "steps": steps, "at_once": at_once, "warm": WARM_CALLS}
+                return lab.theirs("restate_runs", **job, apps=it.pids, server=it.server.pid)
+
+        return go
+
+    return restate.if_there({f"Restate, {at_once} at once": side(at_once) for at_once in CALLS_AT_ONCE})
+
+
 def _trial(
     place: str,
     work: str,
@@ -85,15 +105,13 @@ def _trial(
     ours: Side,
     peers: dict[str, Side],
     *,
-    bar: bool,
+    bar: Bar | None,
     limit: str,
 ) -> Trial:
     return Trial(
         name=f"runs.{place}.{steps}",
         lines=(
-            Line(
-                key="rate", work=work, unit="/s", better=MORE, bar=Bar(times=10) if bar else None, limit=limit
-            ),
+            Line(key="rate", work=work, unit="/s", better=MORE, bar=bar, limit=limit),
             Line(key="cpu", work="… CPU of a run, all processes but the server", unit="ms", better=LESS),
         ),
         ours=ours,

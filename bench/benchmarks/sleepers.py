@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from bench.fleet import idling, sleepers
 from bench.lab import Lab
-from bench.trial import Bar, Better, Line, Trial
+from bench.restate import if_there
+from bench.rounds import OURS
+from bench.trial import Bar, Better, Line, Side, Trial
 
 LESS = Better.LESS
 WORKERS = 2
@@ -14,7 +17,7 @@ WORKERS = 2
 
 def trials(lab: Lab) -> Iterator[Trial]:
     # Kept over rounds and trials: how fast each side puts them to sleep is learned from the round before.
-    leads = sleepers.Lead(), sleepers.Lead()
+    leads = defaultdict[str, sleepers.Lead](sleepers.Lead)
     yield _due(lab, lab.size(10_000, 500), leads)
     if not lab.options.quick:
         yield _due(lab, 100_000, leads)
@@ -22,11 +25,15 @@ def trials(lab: Lab) -> Iterator[Trial]:
     yield _idle(lab, lab.size((0, 10_000, 1_000_000), (0, 1000)))
 
 
-def _due(lab: Lab, count: int, leads: tuple[sleepers.Lead, sleepers.Lead]) -> Trial:
+def _due(lab: Lab, count: int, leads: defaultdict[str, sleepers.Lead]) -> Trial:
     """A round of 100,000 takes many minutes: one is made, of our side only."""
     many = count > 10_000
     of = f"{count:,} due at once"
-    ours, dbos = leads
+    openings = {OURS: sleepers.ours, "DBOS": sleepers.dbos, **if_there({"Restate": sleepers.restate})}
+
+    def side(name: str) -> Side:
+        return lambda: sleepers.due(openings[name](lab, workers=WORKERS), count=count, lead=leads[name])
+
     lines = (
         Line(key="late_p50", work=f"{of}: lateness, p50", unit="s", better=LESS),
         Line(key="late_p99", work=f"{of}: lateness, p99", unit="s", better=LESS),
@@ -44,10 +51,8 @@ def _due(lab: Lab, count: int, leads: tuple[sleepers.Lead, sleepers.Lead]) -> Tr
     return Trial(
         name=f"sleepers.due.{count}",
         lines=lines,
-        ours=lambda: sleepers.due(sleepers.ours(lab, workers=WORKERS), count=count, lead=ours),
-        peers={}
-        if many
-        else {"DBOS": lambda: sleepers.due(sleepers.dbos(lab, workers=WORKERS), count=count, lead=dbos)},
+        ours=side(OURS),
+        peers={} if many else {name: side(name) for name in openings if name != OURS},
         size={"count": count, "workers": WORKERS},
         rounds=1 if many else None,
     )

@@ -1,6 +1,6 @@
 """Does one work of this package once, on servers of its own, and prints its figures: for a profile, or a first look.
 
-python -m bench.fleet due --count 1000            (of our side; --side dbos for the peer)
+python -m bench.fleet due --count 1000            (of our side; --side dbos, or restate, for a peer)
 """
 
 from __future__ import annotations
@@ -31,11 +31,17 @@ def _replies(agent: str) -> Work:
 WORKS: dict[tuple[str, str], Work] = {
     ("due", "ours"): lambda lab, count: sleepers.due(sleepers.ours(lab), count=count, lead=sleepers.Lead()),
     ("due", "dbos"): lambda lab, count: sleepers.due(sleepers.dbos(lab), count=count, lead=sleepers.Lead()),
+    ("due", "restate"): lambda lab, count: sleepers.due(
+        sleepers.restate(lab), count=count, lead=sleepers.Lead()
+    ),
     ("cost", "ours"): lambda lab, count: sleepers.cost(sleepers.ours(lab), count=count),
     ("cost", "dbos"): lambda lab, count: sleepers.cost(sleepers.dbos(lab), count=count),
     ("ask", "ours"): _replies("asker"),
     ("receive", "ours"): _replies("listener"),
     ("receive", "dbos"): lambda lab, count: replies.dbos(
+        lab, waiting=count, singles=SINGLES, burst=min(BURST, count)
+    ),
+    ("receive", "restate"): lambda lab, count: replies.restate(
         lab, waiting=count, singles=SINGLES, burst=min(BURST, count)
     ),
     ("recovery", "ours"): lambda lab, count: recovery.ours(lab, asleep=count, held=HELD),

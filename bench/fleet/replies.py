@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 from collections.abc import Callable, Iterator
 from urllib.parse import urlencode
 
 from bench.fleet.answering import needed, replies
 from bench.fleet.dbos_side import Dbos, run_peer
-from bench.fleet.ours import WORKERS, Ours, number_of
+from bench.fleet.ours import WORKERS, Ours, number_of, wait
 from bench.lab import Lab
+from bench.posting import poster
+from bench.restate import Restate
 from wakeloop.testing.twilio import sign
 
 SET_UP_SECONDS = 1800.0
-ANSWER_SECONDS = 60.0
 
 
 def ours(
@@ -55,19 +55,9 @@ def _form(side: Ours, number: int) -> tuple[bytes, dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _poster(port: int, forms: dict[int, tuple[bytes, dict[str, str]]]) -> Iterator[Callable[[int], None]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
-
-    def post(number: int) -> None:
-        body, headers = forms[number]
-        connection.request("POST", "/webhooks/sms", body, headers)
-        answer = connection.getresponse()
-        said = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"the webhook answered {answer.status}: {said[:200]!r}")
-
-    with contextlib.closing(connection):
-        yield post
+def _poster(port: int, forms: dict[int, tuple[bytes, dict[str, str]]]) -> Iterator[Callable[[int], object]]:
+    with poster(port) as post:
+        yield lambda number: post("/webhooks/sms", *forms[number])
 
 
 def dbos(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WORKERS) -> dict[str, float]:
@@ -88,3 +78,21 @@ def dbos(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WOR
             "burst": burst,
         }
         return run_peer("bench.fleet.dbos_sender", json.dumps(job))
+
+
+def restate(lab: Lab, *, waiting: int, singles: int, burst: int, workers: int = WORKERS) -> dict[str, float]:
+    """Restate with its application in as many processes; `waiting` invocations wait, of an awakeable each, and stay connected to
+    the application while they do. A reply is posted to the server's ingress, which answers once it is in its log; there is no
+    signature here. burst_cpu is the application's."""
+    count = max(waiting, needed(singles, burst))
+    with Restate(lab.folder(), processes=workers) as side:
+        side.start("listener", range(count))
+        wait(lambda: side.marks.count("waits") >= count, SET_UP_SECONDS, every=0.5)
+        ids = {int(number): id for number, id in side.marks.told("awakeables")}
+
+        @contextlib.contextmanager
+        def resolver() -> Iterator[Callable[[int], object]]:
+            with poster(side.port) as post:
+                yield lambda number: post(f"/restate/awakeables/{ids[number]}/resolve", b'"yes"')
+
+        return replies(side.marks, resolver, pids=side.pids, singles=singles, burst=burst)

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from bench.fleet import processes
 from bench.fleet.answering import quantile
 from bench.fleet.dbos_side import Dbos
-from bench.fleet.ours import WORKERS, Ours
+from bench.fleet.ours import POLL_SECONDS, WORKERS, Ours, wait
 from bench.lab import Lab
+from bench.restate import Restate
 
 IDLE_SECONDS = 10.0
 MARGIN_SECONDS = 5.0
 EVE_SECONDS = 4.0
 """So long before the instant the processes' CPU is counted: a side may get ready for it."""
+SCAN_SECONDS = 0.25
+"""Restate looks through all invocations to tell whether one is open: asked more often, it would be slower at its work."""
 FAR_SECONDS = 86_400.0
 WARM = 500
 """So many sleep and wake before anything is measured: a process has by then loaded what it needs."""
@@ -45,12 +48,14 @@ class Lead:
 
 @dataclass(frozen=True, kw_only=True)
 class Dormitory:
-    """A side that runs. put: start a sleeper of each of these numbers until an instant; asleep: how many sleep."""
+    """A side that runs. put: start a sleeper of each of these numbers until an instant; asleep: how many sleep. look_seconds: how
+    often it is asked whether all is over."""
 
-    side: Ours | Dbos
+    side: Ours | Dbos | Restate
     pids: list[int]
     put: Callable[[range, float], None]
     asleep: Callable[[], int]
+    look_seconds: float = POLL_SECONDS
 
     def lull(self, numbers: range, instant: float) -> float:
         """Put them to sleep; the seconds until all of them are, by the database."""
@@ -58,7 +63,7 @@ class Dormitory:
         begun = time.time()
         self.put(numbers, instant)
         every = max(0.1, len(numbers) / 20_000)
-        done = self.side.wait(lambda: self.asleep() - before >= len(numbers), LULL_SECONDS, every=every)
+        done = wait(lambda: self.asleep() - before >= len(numbers), LULL_SECONDS, every=every)
         return done - begun
 
     def wake(self, count: int, instant: float) -> dict[str, float]:
@@ -67,8 +72,8 @@ class Dormitory:
         noted = marks.count("awake")
         time.sleep(max(0.0, instant - time.time() - EVE_SECONDS))
         spent = processes.cpu(self.pids)
-        self.side.wait(lambda: marks.count("awake") - noted >= count, DRAIN_SECONDS)
-        drained = self.side.wait(self.side.is_all_over, DRAIN_SECONDS)
+        wait(lambda: marks.count("awake") - noted >= count, DRAIN_SECONDS)
+        drained = wait(self.side.is_all_over, DRAIN_SECONDS, every=self.look_seconds)
         spent = processes.cpu(self.pids) - spent
         awake = marks.first("awake", after=noted)
         if len(awake) != count or min(awake.values()) < instant:
@@ -115,12 +120,26 @@ def dbos(lab: Lab, *, workers: int = WORKERS) -> Iterator[Dormitory]:
         yield Dormitory(side=side, pids=[app.program.pid for app in apps], put=put, asleep=side.asleep)
 
 
+@contextlib.contextmanager
+def restate(lab: Lab, *, workers: int = WORKERS) -> Iterator[Dormitory]:
+    """Restate with its application in as many processes; sleepers are invocations in `ctx.sleep`, started through the server's
+    ingress, 64 at a time, and stay connected to the application. pids: the application's."""
+    with Restate(lab.folder(), processes=workers) as side:
+        yield Dormitory(
+            side=side,
+            pids=side.pids,
+            put=lambda numbers, instant: side.start("sleeper", ([number, instant] for number in numbers)),
+            asleep=side.asleep,
+            look_seconds=SCAN_SECONDS,
+        )
+
+
 def due(dormitory: Opening, *, count: int, lead: Lead) -> dict[str, float]:
     """`count` sleepers until one instant, put to sleep before it.
 
     asleep: seconds from the first start until all of them sleep, by the database. late_p50, late_p99, late_max: when the
     next line of a handler ran, minus the instant, in seconds; the machine has one clock, the database's too. drained:
-    seconds from the instant until the database has none open any more (it is asked twenty times a second once the last
+    seconds from the instant until the database has none open any more (it is asked every `look_seconds` once the last
     handler has gone on). cpu: milliseconds that the side's processes took per sleeper, from EVE_SECONDS before the instant."""
     with dormitory as one:
         warm(one)
@@ -131,7 +150,7 @@ def due(dormitory: Opening, *, count: int, lead: Lead) -> dict[str, float]:
             if time.time() < instant - EVE_SECONDS:
                 return {"asleep": asleep, **one.wake(count, instant)}
             # Some woke before others slept: they are waited for, and it is begun anew with more time.
-            one.side.wait(one.side.is_all_over, DRAIN_SECONDS)
+            wait(one.side.is_all_over, DRAIN_SECONDS)
     raise RuntimeError(f"{count} could not be put to sleep in time")
 
 
@@ -164,8 +183,8 @@ def warm(one: Dormitory, count: int = WARM) -> None:
     """Let some sleep and wake, so that processes are as they are after a while."""
     instant = time.time() + MARGIN_SECONDS
     one.put(range(-count, 0), instant)
-    one.side.wait(lambda: one.side.marks.count("awake") >= count, DRAIN_SECONDS)
-    one.side.wait(one.side.is_all_over, DRAIN_SECONDS)
+    wait(lambda: one.side.marks.count("awake") >= count, DRAIN_SECONDS)
+    wait(one.side.is_all_over, DRAIN_SECONDS)
 
 
 def lateness(seconds: Iterable[float]) -> dict[str, float]:

@@ -155,7 +155,35 @@ def test_a_bar_is_reached_or_not_or_nobody_knows(
     bar: Bar, figure: float, ratio: float | None, met: bool | None
 ) -> None:
     """All that it asks for must hold, as far as it was measured."""
-    assert bar.met(figure, ratio) is met
+    assert bar.met(figure, {} if ratio is None else {"DBOS": ratio}) is met
+
+
+@pytest.mark.parametrize(
+    ("ratios", "met"),
+    [
+        ({"DBOS, its queue": 11.0, "DBOS, started directly": 10.0, "Restate": 3.0}, True),
+        ({"DBOS, its queue": 11.0, "DBOS, started directly": 9.9, "Restate": 3.0}, False),
+        ({"DBOS, its queue": 11.0, "Restate": 2.9}, False),
+        ({"DBOS, its queue": 11.0}, True),
+        ({"LangGraph": 0.1}, None),
+    ],
+)
+def test_a_bar_can_ask_for_more_beside_one_peer_than_beside_another(
+    ratios: Mapping[str, float], met: bool | None
+) -> None:
+    """It is held against each way to use a peer, and against nobody that was not measured."""
+    assert Bar(times_of={"DBOS": 10, "Restate": 3}).met(1.0, ratios) is met
+
+
+def test_a_bar_beside_several_peers_is_told_with_their_names_and_survives_the_file(tmp_path: Path) -> None:
+    """The nearest peer is the one that is shown, and each ratio that is asked for counts and is told."""
+    bar = {"times_of": {"DBOS": 10, "Restate": 3}}
+    one = kept([100.0] * 3, [10.0] * 3, bar=bar)
+    one["rounds"]["Restate"] = [{"rate": 50.0}] * 3
+
+    text = section([results.load(results.save(result(one), tmp_path))])
+
+    assert "| runs | 100/s | 50/s Restate | 2× | 10× DBOS (10×), 3× Restate (2×) ✗ | 3 |" in text
 
 
 def test_the_spread_is_half_of_the_middle_half() -> None:

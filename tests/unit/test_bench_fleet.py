@@ -42,6 +42,13 @@ def test_notes_of_several_processes_are_read_together_and_the_first_of_each_coun
     assert marks.count("never") == 0
 
 
+def test_words_that_a_handler_told_are_read_line_by_line(marks: Marks) -> None:
+    """What only the handler knows, such as the id under which it waits."""
+    for number in range(3):
+        marking.tell("ids", number, f"id-{number}")
+    assert marks.told("ids") == [["0", "id-0"], ["1", "id-1"], ["2", "id-2"]]
+
+
 def test_replies_are_timed_from_their_request_to_the_handlers_line(marks: Marks) -> None:
     """A handler that goes on 20 ms after the reply gives 20 ms for each, alone and in a burst, and every run is answered once."""
     answered: list[int] = []
