@@ -356,7 +356,10 @@ class Executor:
             items = turns.load_inbox(connection, ids)
             targets = {item.target for item in items if item.target is not None}
             loaded.runs, loaded.inbox = _by_session(runs), _by_session(items)
-            loaded.schedules = _by_session(schedules.of_sessions(connection, ids))
+            coming = {
+                run.schedule_id for run in runs if run.schedule_id and run.wake_at and not run.started_at
+            }
+            loaded.schedules = _by_session(schedules.of_sessions(connection, ids, coming))
             loaded.parked = turns.load_parked(connection, targets - {run.id for run in runs})
             for row in claimed:
                 turn = self._make_turn(row, loaded, now + self._ahead)
@@ -382,8 +385,9 @@ class Executor:
             self._touched[id] = None
             if turn.session.takeovers >= TAKEOVERS_BEFORE_PARKING:
                 turn.park_all(
+                    now,
                     f"{turn.session.takeovers} workers in a row died or lost touch while they ran it; find out why "
-                    "(memory? a crash in a C extension?), then `wakeloop retry` it"
+                    "(memory? a crash in a C extension?), then `wakeloop retry` it",
                 )
         for id in loaded.claimed.keys() - loaded.turns.keys():
             # In the middle of a deploy. Only a worker that knows the agent hands it over again, to any of them.
