@@ -17,7 +17,7 @@ from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind
 from wakeloop.engine.operation import Operation, RunFacts
 from wakeloop.errors import WakeloopError
-from wakeloop.events import Event, Tick, dump_event, load_event
+from wakeloop.events import Event, begin_tick, dump_event, load_event
 from wakeloop.in_hand import NEVER, Deed, SessionInHand
 from wakeloop.logs import get_logger
 from wakeloop.open_run import OpenRun, RunError, StepKey
@@ -224,11 +224,11 @@ class Turn(SessionInHand):
     def _strike(self) -> None:
         """Let it be queued like any other what was queued ahead of its time, when that has come."""
         for run in [run for run in self._runs.values() if run.is_coming]:
-            due, tick = run.row.wake_at, load_event(run.row.event)
-            if due is None or due > self._now or not isinstance(tick, Tick):
+            due = run.row.wake_at
+            if due is None or due > self._now:
                 continue
             meters.lateness("schedule", due, self._now)
-            run.set(wake_at=None, event=dump_event(tick.model_copy(update={"actual": self._now})))
+            run.set(wake_at=None, event=begin_tick(run.row.event, self._now))
             self._changes.commit.struck.append(run.id)
             self._changes.is_dirty = True
             schedule = self._schedule(run.row.schedule_id)
