@@ -34,7 +34,7 @@ log = get_logger("wakeloop.timers")
 
 BATCH = 1000
 POLL_SECONDS = 1.0
-AHEAD = timedelta(seconds=3)
+AHEAD = timedelta(seconds=5)
 """So long before its time a crowd is handed over, so that its runs are in memory by then."""
 CROWD = 200
 """So many sessions, or schedules, that are due within AHEAD are a crowd. Fewer are not worth that they occupy a worker's
