@@ -287,15 +287,15 @@ class SessionInHand:
         """What to do with a queued run now, or None if it has to stay queued."""
         if run.row.schedule_id is None:
             return Start(run)
-        schedule = self._schedule(run.row.schedule_id)
-        overlap = schedule.overlap if schedule is not None else "allow"
         others = [
             other
             for other in self._runs.values()
             if other.row.schedule_id == run.row.schedule_id and other is not run
         ]
         open_others = [other for other in others if other.is_started]
-        if not open_others or overlap == "allow":
+        schedule = self._schedule(run.row.schedule_id) if open_others else None
+        overlap = schedule.overlap if schedule is not None else "allow"
+        if overlap == "allow":
             return Start(run)
         if overlap == "skip":
             return Skip(run, "overlap")

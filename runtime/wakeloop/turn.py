@@ -24,6 +24,7 @@ from wakeloop.open_run import OpenRun, RunError, StepKey
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.surroundings import Surroundings
+from wakeloop.triggers import MISFIRE_GRACE
 from wakeloop.world import World
 
 log = get_logger("wakeloop.turn")
@@ -231,10 +232,11 @@ class Turn(SessionInHand):
             run.set(wake_at=None, event=begin_tick(run.row.event, self._now))
             self._changes.commit.struck.append(run.id)
             self._changes.is_dirty = True
-            schedule = self._schedule(run.row.schedule_id)
-            reason = calendar.outdated(schedule, due, self._now) if schedule is not None else None
-            if reason is not None:
-                self._skip(run, reason)
+            if self._now - due > MISFIRE_GRACE:
+                schedule = self._schedule(run.row.schedule_id)
+                reason = calendar.outdated(schedule, due, self._now) if schedule is not None else None
+                if reason is not None:
+                    self._skip(run, reason)
 
     def _start(self, run: OpenRun) -> None:
         run.set(status=RunStatus.RUNNING, started_at=self._now)
