@@ -35,6 +35,10 @@ log = get_logger("wakeloop.executor")
 BATCH = 200
 """Sessions that are taken up in one cycle."""
 
+RINGING = 1000
+"""Sessions under way whose time has come that go on in one cycle: more than are taken up, because of a crowd each should go on
+before those before it are committed."""
+
 UNKNOWN_AGENT = timedelta(seconds=1)
 """After what time a session is handed over again that came to a worker which does not know its agent."""
 
@@ -509,7 +513,7 @@ class Executor:
         if self._dues:
             now = self._database.now()
             late = [session for session, due in self._dues.items() if due <= now]
-            self._touched |= dict.fromkeys(late[:BATCH])
+            self._touched |= dict.fromkeys(late[:RINGING])
 
     def _keep(self) -> None:
         """Extend leases, look for arrivals, and warn of handlers that block, until the executor is closed."""
