@@ -397,6 +397,14 @@ def plan(schedule: Schedule, *, schedule_id: str, nominal: datetime, now: dateti
     return Plan(fire=(Occurrence(nominal=latest),) if punctual else (), skipped=skipped, next=following)
 
 
+def outdated(schedule: Schedule, due_at: datetime, now: datetime) -> Literal["misfire", "catchup"] | None:
+    """Why an occurrence is not to be run at `now` that came due so long ago and was queued by itself; None if it is."""
+    late = now - due_at
+    if schedule.catchup is not None and late > schedule.catchup:
+        return "catchup"
+    return "misfire" if schedule.misfire == "skip" and late > MISFIRE_GRACE else None
+
+
 def _each(occurrences: _Occurrences, first: datetime, end: datetime) -> Iterator[datetime]:
     """The occurrences from `first`, which is one, to before `end`."""
     found: datetime | None = first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -156,12 +156,13 @@ class Changes:
             )
         )
 
-    def wakeups(self, schedules: Sequence[Any]) -> tuple[cmd.Wakeup, ...]:
-        """The session's coming wakeups, with what its runs changed and is not committed yet."""
+    def wakeups(self, schedules: Sequence[Any], coming: Mapping[int, datetime]) -> tuple[cmd.Wakeup, ...]:
+        """The session's coming wakeups, with what its runs changed and is not committed yet. coming: the first occurrence
+        of those schedules that have queued one ahead of its time."""
         found = [
-            cmd.Wakeup(id=row.ref, schedule=load_schedule(row.spec), next=row.nominal, own=row.own)
+            cmd.Wakeup(id=row.ref, schedule=load_schedule(row.spec), next=next, own=row.own)
             for row in schedules
-            if row.ref not in self.commit.cancelled_wakeups
+            if (next := coming.get(row.id, row.nominal)) and row.ref not in self.commit.cancelled_wakeups
         ]
         found += [
             cmd.Wakeup(id=new.ref, schedule=load_schedule(new.spec), next=new.nominal, own=True)

@@ -35,6 +35,10 @@ log = get_logger("wakeloop.executor")
 BATCH = 200
 """Sessions that are taken up in one cycle."""
 
+RINGING = 1000
+"""Sessions under way whose time has come that go on in one cycle: more than are taken up, because of a crowd each should go on
+before those before it are committed."""
+
 UNKNOWN_AGENT = timedelta(seconds=1)
 """After what time a session is handed over again that came to a worker which does not know its agent."""
 
@@ -361,7 +365,10 @@ class Executor:
             items = turns.load_inbox(connection, ids)
             targets = {item.target for item in items if item.target is not None}
             loaded.runs, loaded.inbox = _by_session(runs), _by_session(items)
-            loaded.schedules = _by_session(schedules.of_sessions(connection, ids))
+            coming = {
+                run.schedule_id for run in runs if run.schedule_id and run.wake_at and not run.started_at
+            }
+            loaded.schedules = _by_session(schedules.of_sessions(connection, ids, coming))
             loaded.parked = turns.load_parked(connection, targets - {run.id for run in runs})
             for row in claimed:
                 turn = self._make_turn(row, loaded, now + self._ahead)
@@ -387,8 +394,9 @@ class Executor:
             self._touched[id] = None
             if turn.session.takeovers >= TAKEOVERS_BEFORE_PARKING:
                 turn.park_all(
+                    now,
                     f"{turn.session.takeovers} workers in a row died or lost touch while they ran it; find out why "
-                    "(memory? a crash in a C extension?), then `wakeloop retry` it"
+                    "(memory? a crash in a C extension?), then `wakeloop retry` it",
                 )
         for id in loaded.claimed.keys() - loaded.turns.keys():
             # In the middle of a deploy. Only a worker that knows the agent hands it over again, to any of them.
@@ -433,7 +441,7 @@ class Executor:
         held."""
         if self._dues:
             late = [session for session, due in self._dues.items() if due <= now]
-            self._touched |= dict.fromkeys(late[:BATCH])
+            self._touched |= dict.fromkeys(late[:RINGING])
 
     def _go_on(self, now: datetime) -> None:
         """Let every session that something happened to go on as far as it can, and start its steps."""

@@ -20,7 +20,7 @@ from wakeloop.events import EVENT, Event, Message, Signal
 from wakeloop.open_run import OpenRun, StepJob, StepKey
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionRow
-from wakeloop.triggers import Overlap, load_schedule
+from wakeloop.triggers import Schedule, load_schedule
 
 NEVER = datetime.min.replace(tzinfo=UTC)
 _IN_TIME = operator.itemgetter(0, 1, 2)
@@ -150,6 +150,9 @@ class SessionInHand:
             if row.id not in self._runs and not any(row.id == ended.id for ended in self._ended):
                 waits = load_waits(row.waits) if row.waits else ()
                 self._runs[row.id] = OpenRun(row=row, waits=waits)
+        there = {row.id for row in runs}
+        for run in [run for run in self._runs.values() if run.is_coming and run.id not in there]:
+            del self._runs[run.id]  # its schedule was ended, and it with that
         self._inbox = {item.id: item for item in inbox}
         self._schedules = list(schedules)
         self._parked = set(parked)
@@ -266,11 +269,13 @@ class SessionInHand:
             if self._must_wait(run):
                 continue
             if run.row.status is RunStatus.RUNNING and run.execution is None:
-                yield run.row.created_at, -1, order, Wake(run)
+                yield run.since, -1, order, Wake(run)
+            elif run.is_coming:
+                continue
             elif run.row.status is RunStatus.QUEUED:
                 start = self._start_of(run)
                 if start is not None:
-                    yield run.row.created_at, 1, order, start
+                    yield run.since, 1, order, start
             elif run.execution is not None:
                 for timer in run.execution.due_timers(self._now)[:1]:
                     assert timer.due is not None
@@ -285,14 +290,15 @@ class SessionInHand:
         """What to do with a queued run now, or None if it has to stay queued."""
         if run.row.schedule_id is None:
             return Start(run)
-        overlap = self._overlap(run.row.schedule_id)
         others = [
             other
             for other in self._runs.values()
             if other.row.schedule_id == run.row.schedule_id and other is not run
         ]
         open_others = [other for other in others if other.is_started]
-        if not open_others or overlap == "allow":
+        schedule = self._schedule(run.row.schedule_id) if open_others else None
+        overlap = schedule.overlap if schedule is not None else "allow"
+        if overlap == "allow":
             return Start(run)
         if overlap == "skip":
             return Skip(run, "overlap")
@@ -304,11 +310,9 @@ class SessionInHand:
             return None
         return Start(run, instead_of=open_others)
 
-    def _overlap(self, schedule_id: int) -> Overlap:
-        for row in self._schedules:
-            if row.id == schedule_id:
-                return load_schedule(row.spec).overlap
-        return "allow"
+    def _schedule(self, id: int | None) -> Schedule | None:
+        """The schedule with this id, if it has not ended."""
+        return next((load_schedule(row.spec) for row in self._schedules if row.id == id), None)
 
     def _deed_for(self, item: InboxRow) -> Deed | None:
         """What to do with something in the inbox now, or None if it has to stay there."""
@@ -354,7 +358,7 @@ class SessionInHand:
         triggers: Any = (
             self.agent.message_triggers if isinstance(event, Message) else self.agent.signal_triggers
         )
-        open_runs = list(self._runs.values())
+        open_runs = [run for run in self._runs.values() if not run.is_coming]
         if not any(trigger.fits(event) for trigger in triggers):
             # It came for a wait that is over. An open run may still ask for it; if there is none, it only stays in
             # the conversation.

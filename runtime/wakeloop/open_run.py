@@ -54,7 +54,7 @@ class OpenRun:
 
     values: the columns of its row that changed. records: what its journal gained. running: steps under way, or chosen
     to be, by operation; chosen: those of them that begin with the next commit. span: of its work in this turn, if there
-    are traces."""
+    are traces. since: when it was queued, or was to be."""
 
     row: RunRow
     is_new: bool = False
@@ -65,6 +65,10 @@ class OpenRun:
     running: dict[int, Operation] = field(default_factory=dict)
     chosen: list[Operation] = field(default_factory=list)
     span: Span | None = None
+    since: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.since = self.row.wake_at if self.is_coming and self.row.wake_at else self.row.created_at
 
     @property
     def id(self) -> UUID:
@@ -73,6 +77,11 @@ class OpenRun:
     @property
     def is_started(self) -> bool:
         return self.row.status is not RunStatus.QUEUED
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it was queued ahead of its time, and that has not struck yet."""
+        return self.row.status is RunStatus.QUEUED and self.row.wake_at is not None
 
     @property
     def is_blocked(self) -> bool:

@@ -23,9 +23,9 @@ from wakeloop.dispatch import Dispatcher, TurnMessage
 from wakeloop.events import Tick, dump_event
 from wakeloop.flow import Flow, Pace
 from wakeloop.logs import get_logger
-from wakeloop.store import amendments, due, inbox, leases, outbox, schedules
+from wakeloop.store import ahead, amendments, due, inbox, leases, outbox, schedules
 from wakeloop.store.database import Database
-from wakeloop.store.inbox import ensure_sessions, find_session, queue_runs, touch
+from wakeloop.store.inbox import add_runs, ensure_sessions, find_session, touch
 from wakeloop.store.records import NewRun
 from wakeloop.triggers import Cron, Every, Schedule, dump_schedule, load_schedule
 from wakeloop.world import World
@@ -34,11 +34,11 @@ log = get_logger("wakeloop.timers")
 
 BATCH = 1000
 POLL_SECONDS = 1.0
-AHEAD = timedelta(seconds=3)
-"""So long before its time a crowd of sessions is handed over, so that its runs are replayed by then."""
+AHEAD = timedelta(seconds=5)
+"""So long before its time a crowd is handed over, so that its runs are in memory by then."""
 CROWD = 200
-"""So many sessions that are due within AHEAD are a crowd. Fewer are not worth that they occupy a worker's threads while they
-wait, and are handed over when they are due."""
+"""So many sessions, or schedules, that are due within AHEAD are a crowd. Fewer are not worth that they occupy a worker's
+threads while they wait, and are handed over when they are due."""
 CROWD_SHARE = 500
 """So many sessions of a crowd share a message, and so one thread of a worker."""
 BUSY_SECONDS = 10.0
@@ -72,9 +72,9 @@ class Swept:
 class Timers:
     """Fires schedules, and claims sessions and deliveries that are due.
 
-    Nothing is early by the database's clock. A claim is marked in the store before it is handed over, with a time at
-    which it is due again; so what is lost on the way to a worker comes again, and an occurrence of a schedule is
-    queued once per (schedule, nominal time).
+    Nothing is early by the database's clock: what is queued or handed over ahead is begun when its time has come. A claim
+    is marked in the store before it is handed over, with a time at which it is due again; so what is lost on the way to a
+    worker comes again, and an occurrence of a schedule is queued once per (schedule, nominal time).
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Timers:
         self._world = world
         self._desk = desk
         self._ahead = ahead
+        self._in_crowd = False
         self._flow = Flow()
 
     def sync_schedules(self) -> None:
@@ -135,7 +136,11 @@ class Timers:
             )
         schedules.add(connection, new)
         schedules.move(connection, moved)
-        schedules.end(connection, [row.id for ref, row in present.items() if ref not in refs and row.nominal])
+        gone = {ref: row for ref, row in present.items() if ref not in refs}
+        schedules.end(connection, [row.id for row in gone.values() if row.nominal])
+        if ahead.has_queued(connection, session, gone):
+            touch(connection, [session], now=now)
+            ahead.withdraw(connection, session, gone, now=now)
 
     def claim(self) -> Swept:
         """Claim the sessions that are due now, at most a batch, without a look at what else is due."""
@@ -153,30 +158,32 @@ class Timers:
         with self._database.lone() as connection:
             now = self._database.now()
             found = due.look(connection, now=now)
-            ahead = self._ahead if self._is_crowd(connection, found, agents, now) else timedelta(0)
-        if found.is_empty and not ahead:
+            early = self._ahead if self._is_crowd(connection, found, agents, now) else timedelta(0)
+        if found.is_empty and not early:
             return Swept(turns=[], deliveries=[], next_due=found.next)
         worked = fired = 0
         if found.requests:
             with self._database.begin() as connection:
                 worked = self._desk.sweep(connection, now=self._database.now())
-        if found.schedules:
+        if found.schedules or early:
             with self._database.begin() as connection:
-                fired = self._fire(connection, agents, self._database.now())
+                fired = self._fire(connection, agents, self._database.now(), early)
         ready = []
         deliveries: list[UUID] = []
         with self._database.lone() as connection:
             now = self._database.now()
-            if found.sessions or worked or fired or ahead:
-                ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH, soon=now + ahead)
+            if found.sessions or worked or fired or early:
+                ready = leases.claim_due(connection, now=now, agents=agents, limit=BATCH, soon=now + early)
             causes = self._causes(connection, ready)
             if found.deliveries or worked:
                 deliveries = outbox.claim_due(connection, now=now, limit=BATCH)
             if found.amendments or worked:
                 deliveries += amendments.claim_due(connection, now=now, limit=BATCH)
+        # The rest of a crowd goes with it, however few are left.
+        self._in_crowd = bool(early) and max(fired, len(ready)) >= BATCH
         crashpoints.reach("timers.claimed")
         return Swept(
-            turns=self._messages(ready, causes, least=CROWD_SHARE if ahead else 1),
+            turns=self._messages(ready, causes, least=CROWD_SHARE if early else 1),
             deliveries=[str(id) for id in deliveries],
             # What was fired has a next time, and there may be more than a batch: the next sweep looks for itself.
             next_due=now if fired or worked or max(len(ready), len(deliveries)) >= BATCH else found.next,
@@ -184,41 +191,55 @@ class Timers:
         )
 
     def _is_crowd(self, connection: Connection, found: due.Due, agents: Sequence[str], now: datetime) -> bool:
-        """Whether so many sessions are due soon that they are handed over already."""
+        """Whether so many sessions or schedules are due soon that they are handed over already."""
         soon = now + self._ahead
+        went_on, self._in_crowd = self._in_crowd, False
         if found.next is None or found.next > soon:
             return False
-        return leases.count_coming(connection, now=now, soon=soon, agents=agents, limit=CROWD) >= CROWD
+        return went_on or any(
+            coming(connection, now=now, soon=soon, agents=agents, limit=CROWD) >= CROWD
+            for coming in (leases.count_coming, schedules.count_coming)
+        )
 
-    def _fire(self, connection: Connection, agents: Sequence[str], now: datetime) -> int:
-        rows = schedules.claim_due(connection, now=now, agents=agents, limit=BATCH)
+    def _fire(self, connection: Connection, agents: Sequence[str], now: datetime, early: timedelta) -> int:
+        """Queue what schedules that are due ask for, and of those that are due so early what they ask for then."""
+        rows = schedules.claim_due(connection, now=now + early, agents=agents, limit=BATCH)
         new: list[NewRun] = []
         moved: list[Mapping[str, Any]] = []
         # Many of a minute are alike, and only an anchor or a jitter makes one differ from another.
         plans: dict[tuple[Any, ...], calendar.Plan] = {}
         for row in rows:
-            meters.lateness("schedule", row.due_at, now)
+            at = max(now, row.due_at)
+            wake_at = at if at > now else None
+            if wake_at is None:
+                meters.lateness("schedule", row.due_at, now)
             schedule = load_schedule(row.spec)
             alike = (
                 row.spec,
                 row.nominal,
                 row.anchor if isinstance(schedule, Every) else None,
                 row.ref if schedule.jitter else None,
+                wake_at,
             )
             plan = plans.get(alike)
             if plan is None:
                 plan = plans[alike] = calendar.plan(
-                    schedule, schedule_id=row.ref, nominal=row.nominal, now=now, anchor=row.anchor
+                    schedule, schedule_id=row.ref, nominal=row.nominal, now=at, anchor=row.anchor
                 )
-            new.extend(self._runs_of(row, schedule, plan, now))
+            new.extend(self._runs_of(row, schedule, plan, at, wake_at))
             next_at = calendar.jittered(schedule, row.ref, plan.next) if plan.next is not None else None
             moved.append({"id": row.id, "nominal": plan.next, "due_at": next_at})
         schedules.move(connection, moved)
         known = {(row.agent, row.key): row.session_id for row in rows}
-        touch(connection, queue_runs(connection, new, known, now=now), now=now)
+        queued = add_runs(connection, new, known, now=now)
+        waiting = {run.id: run.wake_at for run in new if run.wake_at is not None}
+        touch(connection, {session for run, session in queued.items() if run not in waiting}, now=now)
+        ahead.expect(connection, [(queued[run], at) for run, at in waiting.items() if run in queued])
         return len(rows)
 
-    def _runs_of(self, row: Any, schedule: Schedule, plan: calendar.Plan, now: datetime) -> list[NewRun]:
+    def _runs_of(
+        self, row: Any, schedule: Schedule, plan: calendar.Plan, now: datetime, wake_at: datetime | None
+    ) -> list[NewRun]:
         tz = schedule.tz if isinstance(schedule, Cron) else "UTC"
         found = []
         for skip in plan.skipped:
@@ -243,10 +264,10 @@ class Timers:
                 "wakeloop.nominal": str(tick.nominal),
             }
             with tracing.span(f"tick {row.agent}", "producer", facts, is_root=True):
-                found.append(self._new_run(row, tick))
+                found.append(self._new_run(row, tick, wake_at=wake_at))
         return found
 
-    def _new_run(self, row: Any, tick: Tick, **skip: Any) -> NewRun:
+    def _new_run(self, row: Any, tick: Tick, **facts: Any) -> NewRun:
         return NewRun(
             id=self._world.ids.new_id(),
             agent=row.agent,
@@ -254,7 +275,7 @@ class Timers:
             event=dump_event(tick),
             schedule_id=row.id,
             nominal=tick.nominal,
-            **skip,
+            **facts,
         )
 
     def take_back(self, swept: Swept) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from wakeloop import in_hand, meters, run_traces, tracing
+from wakeloop import calendar, in_hand, meters, run_traces, tracing
 from wakeloop.agent import Agent
 from wakeloop.changes import Changes
 from wakeloop.engine import commands as cmd
@@ -17,13 +17,14 @@ from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind
 from wakeloop.engine.operation import Operation, RunFacts
 from wakeloop.errors import WakeloopError
-from wakeloop.events import Event, dump_event, load_event
+from wakeloop.events import Event, begin_tick, dump_event, load_event
 from wakeloop.in_hand import NEVER, Deed, SessionInHand
 from wakeloop.logs import get_logger
 from wakeloop.open_run import OpenRun, RunError, StepKey
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionCommit, SessionRow
 from wakeloop.surroundings import Surroundings
+from wakeloop.triggers import MISFIRE_GRACE
 from wakeloop.world import World
 
 log = get_logger("wakeloop.turn")
@@ -106,11 +107,13 @@ class Turn(SessionInHand):
             )
         self._ended.clear()
 
-    def park_all(self, reason: str) -> None:
+    def park_all(self, now: datetime, reason: str) -> None:
         """Park every run that was running, or if none was, every one that was to begin: going on with them keeps
         killing the worker."""
+        self._now = now
+        self._strike()
         runs = [run for run in self._runs.values() if run.row.status is RunStatus.RUNNING]
-        for run in runs or [run for run in self._runs.values() if not run.is_started]:
+        for run in runs or [run for run in self._runs.values() if not run.is_started and not run.is_coming]:
             self._park(run, WakeloopError(reason))
 
     # ------------------------------------------------------------------ going on
@@ -118,6 +121,7 @@ class Turn(SessionInHand):
     def advance(self, now: datetime) -> None:
         """Do everything that can be done now, in the order of the times at which it became due."""
         self._now = now
+        self._strike()
         while True:
             if self._can_deliver and self._deliver_recorded():
                 continue
@@ -217,6 +221,22 @@ class Turn(SessionInHand):
         run = self._runs[row.id] = OpenRun(row=row, is_new=True)
         self._consume(item)
         self._start(run)
+
+    def _strike(self) -> None:
+        """Let it be queued like any other what was queued ahead of its time, when that has come."""
+        for run in [run for run in self._runs.values() if run.is_coming]:
+            due = run.row.wake_at
+            if due is None or due > self._now:
+                continue
+            meters.lateness("schedule", due, self._now)
+            run.set(wake_at=None, event=begin_tick(run.row.event, self._now))
+            self._changes.commit.struck.append(run.id)
+            self._changes.is_dirty = True
+            if self._now - due > MISFIRE_GRACE:
+                schedule = self._schedule(run.row.schedule_id)
+                reason = calendar.outdated(schedule, due, self._now) if schedule is not None else None
+                if reason is not None:
+                    self._skip(run, reason)
 
     def _start(self, run: OpenRun) -> None:
         run.set(status=RunStatus.RUNNING, started_at=self._now)
@@ -360,6 +380,8 @@ class Turn(SessionInHand):
         self._has_readers = self._has_readers or execution.reads
         for command in commands:
             self._changes.apply(run.id, command)
+            if isinstance(command, cmd.CancelWakeup):
+                self._withdraw(command.id)
         # That it has seen what is recorded goes with the next commit: until then, seeing it again comes to the same.
         if records or commands or run.row.applied < 0:
             self._changes.is_dirty = True
@@ -384,6 +406,12 @@ class Turn(SessionInHand):
                 self._end(run, RunStatus(outcome.status), error=error)
             else:
                 self._end(run, RunStatus(outcome.status), result=outcome.result)
+
+    def _withdraw(self, ref: str) -> None:
+        """Cancel what a wakeup that is no more had queued ahead of its time."""
+        ids = {row.id for row in self._schedules if row.ref == ref}
+        for run in [run for run in self._runs.values() if run.is_coming and run.row.schedule_id in ids]:
+            self._end(run, RunStatus.CANCELLED)
 
     def _park(self, run: OpenRun, error: Exception) -> None:
         log.warning("run parked", **self._place, run=str(run.id), error=type(error).__name__)
@@ -428,4 +456,9 @@ class Turn(SessionInHand):
 
     def wakeups(self) -> tuple[cmd.Wakeup, ...]:
         """The session's coming wakeups."""
-        return self._changes.wakeups(self._schedules)
+        coming = {
+            run.row.schedule_id: run.row.nominal
+            for run in sorted(self._runs.values(), key=lambda run: run.since, reverse=True)
+            if run.is_coming and run.row.schedule_id is not None and run.row.nominal is not None
+        }
+        return self._changes.wakeups(self._schedules, coming)

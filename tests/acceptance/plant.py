@@ -28,7 +28,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from wakeloop import Call, Context, agent, every, on_message, step
+from wakeloop import Call, Context, agent, cron, every, on_message, step
 
 EFFECTS = Path(os.environ["EFFECTS"])
 
@@ -75,6 +75,13 @@ async def beat(ctx: Context[Memory]) -> str:
     ctx.state.runs += 1
     await effect(f"beat {ctx.event.nominal.isoformat()}")
     return ctx.event.nominal.isoformat()
+
+
+@agent()
+async def metronome(ctx: Context[None]) -> None:
+    """Gives itself a schedule of every ten seconds when it is called."""
+    if isinstance(ctx.event, Call):
+        ctx.schedule.set(cron("* * * * * */10"))
 '''
 
 SETTINGS = """

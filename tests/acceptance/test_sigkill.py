@@ -8,10 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from tests.acceptance.plant import ALICE, Plant, make_plant
 from tests.servers import Postgres, Redis, poll
+
+from wakeloop.events import Tick, load_event
+from wakeloop.store.database import Database
+from wakeloop.timers import CROWD
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -98,6 +104,57 @@ def test_ticks_are_neither_lost_nor_doubled_when_workers_die_between_claiming_an
     times = sorted(run.event.nominal for run in done)
     assert {later - earlier for earlier, later in pairwise(times)} == {times[1] - times[0]}
     assert max(plant.effects_of("beat").values()) == 1
+
+
+_HELD_AHEAD = (
+    "SELECT count(*) FROM runs JOIN sessions ON sessions.id = session_id "
+    "WHERE status = 'queued' AND wake_at > now() AND owner IS NOT NULL"
+)
+
+
+def test_ticks_that_a_worker_held_ahead_of_their_time_begin_with_another_when_it_is_killed(
+    plant: Plant,
+) -> None:
+    """A crowd's ticks are queued and in a worker's memory seconds before their time, when it dies: each begins once, and none
+    before its time."""
+    database = plant.runtime.database
+
+    def number(statement: str) -> int:
+        with database.read() as connection:
+            return int(connection.execute(sa.text(statement)).scalar_one())
+
+    with plant.worker("doomed") as doomed:
+        doomed.wait_for("ready.")
+        for key in range(CROWD):
+            plant.start("metronome", "", key=str(key))
+        for _ in poll(90):
+            if number(_HELD_AHEAD) == CROWD:
+                break
+        doomed.kill()
+    [(instant, queued)] = _rows(database, "SELECT max(nominal), count(*) FROM runs WHERE status = 'queued'")
+    with plant.worker("heir") as heir:
+        heir.wait_for("ready.")
+        for _ in poll(60):
+            if (
+                number("SELECT count(*) FROM runs WHERE schedule_id IS NOT NULL AND status != 'completed'")
+                == 0
+            ):
+                break
+
+    assert queued == CROWD
+    done = _rows(
+        database, "SELECT nominal, started_at, status, event FROM runs WHERE schedule_id IS NOT NULL"
+    )
+    assert {row.status for row in done} == {"completed"}
+    assert [row.nominal for row in done].count(instant) == CROWD
+    assert all(row.started_at >= row.nominal for row in done)
+    ticks = [load_event(row.event) for row in done]
+    assert all(isinstance(tick, Tick) and tick.actual >= tick.nominal for tick in ticks)
+
+
+def _rows(database: Database, statement: str) -> list[Any]:
+    with database.read() as connection:
+        return list(connection.execute(sa.text(statement)))
 
 
 def test_a_webhook_whose_service_dies_before_it_answers_counts_once(plant: Plant) -> None:

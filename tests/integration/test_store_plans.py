@@ -19,6 +19,7 @@ from wakeloop.clock import VirtualClock
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import RunStatus
 from wakeloop.store import (
+    ahead,
     amendments,
     audit,
     chores,
@@ -84,7 +85,7 @@ PARTIAL = tuple(
     if index.dialect_options["sqlite"]["where"] is not None
 )
 MODULES = (
-    amendments, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
+    ahead, amendments, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
     measures, outbox, queries, received, repair, requests, retention, schedules, threads, turns, verifications,
 )  # fmt: skip
 
@@ -243,6 +244,10 @@ def remove_what_is_old(connection: Any) -> None:
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {
+    "ahead.expect": lambda c: ahead.expect(c, [(1, AHEAD), (2, AHEAD), (30, NOW)]),
+    "ahead.has_queued": lambda c: ahead.has_queued(c, 7, ["r6", "r7"]),
+    "ahead.withdraw": lambda c: ahead.withdraw(c, 7, ["r6", "r7"], now=NOW),
+    "ahead.withdrawn": lambda c: ahead.withdrawn(c, [uuid(1, n) for n in range(1, 100)]),
     "amendments.add": lambda c: amendments.add(c, fresh_one(c), "Approved.", ["sms", "email"], now=NOW),
     "amendments.expect": lambda c: amendments.expect(c, put_one(c), "?"),
     "amendments.arrive": lambda c: amendments.arrive(c, uuid(3, 7), now=NOW),
@@ -405,11 +410,12 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "retention.find": lambda c: [retention.find(c, kind, before=NOW, limit=100) for kind in retention.Kind],
     "retention.at_rest": lambda c: retention.at_rest(c, [uuid(2, n) for n in range(1, 100)]),
     "retention.remove": remove_what_is_old,
-    "schedules.of_sessions": lambda c: schedules.of_sessions(c, [7, 8]),
+    "schedules.of_sessions": lambda c: (schedules.of_sessions(c, [7, 8]), schedules.of_sessions(c, [7, 8], [6, 7])),
     "schedules.defined": lambda c: schedules.defined(c, 7),
     "schedules.add": lambda c: schedules.add(c, [{"session_id": 7, "agent": "a", "ref": "z", "own": False, "spec": "{}", "anchor": NOW, "nominal": AHEAD, "due_at": AHEAD}]),
     "schedules.end": lambda c: schedules.end(c, [7]),
     "schedules.claim_due": lambda c: schedules.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
+    "schedules.count_coming": lambda c: schedules.count_coming(c, now=NOW, soon=NOW + timedelta(seconds=3), agents=[f"agent{n}" for n in range(20)], limit=200),
     "schedules.move": lambda c: schedules.move(c, [{"id": 7, "nominal": AHEAD, "due_at": AHEAD}]),
     "turns.load_open_runs": lambda c: turns.load_open_runs(c, [7, 8, 9]),
     "turns.run_row": lambda c: None,

@@ -32,7 +32,7 @@ _QUEUE_RUNS = Insert(
     runs,
     (
         "id", "session_id", "event", "created_at", "status", "schedule_id", "nominal", "skipped", "skip_count",
-        "ended_at", "parent_id", "parent_session_id", "trace",
+        "ended_at", "parent_id", "parent_session_id", "wake_at", "trace",
     ),
     new=(),
     returning=("id", "session_id", "status"),
@@ -156,7 +156,8 @@ def add_runs(
             "status": str(RunStatus.CANCELLED if run.skipped else RunStatus.QUEUED),
             "schedule_id": run.schedule_id, "nominal": run.nominal, "skipped": run.skipped,
             "skip_count": run.skip_count, "ended_at": now if run.skipped else None,
-            "parent_id": run.parent_id, "parent_session_id": run.parent_session_id, "trace": run.trace,
+            "parent_id": run.parent_id, "parent_session_id": run.parent_session_id, "wake_at": run.wake_at,
+            "trace": run.trace,
         }
         for run in new
     ]  # fmt: skip

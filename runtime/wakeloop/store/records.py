@@ -87,7 +87,9 @@ class Post:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRun:
-    """A run to queue, once per id and per (schedule, nominal). The session is made if there is none."""
+    """A run to queue, once per id and per (schedule, nominal). The session is made if there is none.
+
+    wake_at: it is not to begin before that, if it is queued ahead of its time."""
 
     id: UUID
     agent: str
@@ -99,6 +101,7 @@ class NewRun:
     skip_count: int | None = None
     parent_id: UUID | None = None
     parent_session_id: int | None = None
+    wake_at: datetime | None = None
     trace: str | None = field(default_factory=tracing.carried)
 
 
@@ -192,7 +195,7 @@ class SessionCommit:
     release: let go of the session; it is next due at `due_at`. It is kept all the same if something arrived for it
     since it was loaded.
     closed_runs: runs whose open requests end with them. retargeted: inbox items that are kept for one run, as (item,
-    run). answers: what spawned runs came to."""
+    run). answers: what spawned runs came to. struck: runs that were queued ahead, and whose time has come."""
 
     session: SessionRow
     state: str | None = None
@@ -214,13 +217,14 @@ class SessionCommit:
     closed_runs: list[UUID] = field(default_factory=list)
     retargeted: list[tuple[int, UUID]] = field(default_factory=list)
     answers: list[ChildEnd] = field(default_factory=list)
+    struck: list[UUID] = field(default_factory=list)
     entries: list[NewEntry] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Committed:
-    """What became of a SessionCommit. fenced: another worker holds the session, nothing was written. released: it was
-    let go. arrived: something new is in its inbox. has_settled: requests ended with runs of the same transaction."""
+    """What became of a SessionCommit. fenced: another worker holds the session, or what it was about was taken back:
+    nothing was written. released: it was let go. arrived: something new is in its inbox. has_settled: requests ended with runs of the same transaction."""
 
     session_id: int
     fenced: bool = False

@@ -14,7 +14,10 @@ from wakeloop.store.schema import Instant, schedules, sessions
 
 _OF_SESSIONS = (
     sa.select(schedules)
-    .where(among(schedules.c.session_id, "sessions"), schedules.c.nominal.is_not(None))
+    .where(
+        among(schedules.c.session_id, "sessions"),
+        sa.or_(schedules.c.nominal.is_not(None), among(schedules.c.id, "also")),
+    )
     .order_by(schedules.c.nominal, schedules.c.id)
 )
 _DEFINED = sa.select(schedules).where(
@@ -34,14 +37,27 @@ _CLAIM_DUE = (
     .limit(sa.bindparam("most", type_=sa.Integer()))
     .with_for_update(of=schedules, skip_locked=True, key_share=True)
 )
+_COMING = sa.select(sa.func.count()).select_from(
+    sa.select(schedules.c.id)
+    .where(
+        schedules.c.due_at > sa.bindparam("now", type_=Instant()),
+        schedules.c.due_at <= sa.bindparam("soon", type_=Instant()),
+        among(schedules.c.agent, "agents"),
+    )
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+    .subquery()
+)
 _MOVE = Update(schedules, "id", ("nominal", "due_at"))
 
 
-def of_sessions(connection: Connection, session_ids: Collection[int]) -> list[sa.Row[Any]]:
-    """The live schedules of these sessions, soonest first."""
+def of_sessions(
+    connection: Connection, session_ids: Collection[int], also: Collection[int] = ()
+) -> list[sa.Row[Any]]:
+    """The live schedules of these sessions, soonest first, and of their others those with these ids."""
     if not session_ids:
         return []
-    return list(connection.execute(_OF_SESSIONS, {"sessions": sorted(session_ids)}))
+    given = {"sessions": sorted(session_ids), "also": sorted(also)}
+    return list(connection.execute(_OF_SESSIONS, given))
 
 
 def defined(connection: Connection, session_id: int) -> list[sa.Row[Any]]:
@@ -68,6 +84,14 @@ def claim_due(
     Those that another transaction has in hand are left out."""
     parameters = {"now": now, "agents": sorted(agents), "most": limit}
     return list(connection.execute(_CLAIM_DUE, parameters))
+
+
+def count_coming(
+    connection: Connection, *, now: datetime, soon: datetime, agents: Collection[str], limit: int
+) -> int:
+    """How many schedules are due after `now` and by `soon`; `limit` if there are more."""
+    given = {"now": now, "soon": soon, "agents": sorted(agents), "most": limit}
+    return int(connection.execute(_COMING, given).scalar_one())
 
 
 def move(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from wakeloop.asking import Settled
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import PARKED_RUN, RequestStatus, RunStatus
-from wakeloop.store import conversation, outbox, requests
+from wakeloop.store import ahead, conversation, leases, outbox, requests
 from wakeloop.store import inbox as arrivals
 from wakeloop.store.batches import Insert, Update, among
 from wakeloop.store.leases import SESSION_COLUMNS, session_row
@@ -177,6 +177,7 @@ def commit(
     ids = {one.session.id for one in commits} | {answer.session for one in commits for answer in one.answers}
     wanted = sorted(ids | set(known.values()) | set(also))
     locked = {row[0]: row for row in connection.execute(_LOCK_SESSIONS, {"ids": wanted})}
+    withdrawn = _withdrawn(connection, commits, locked)
     results: list[Committed] = []
     writing: list[SessionCommit] = []
     changes: list[dict[str, Any]] = []
@@ -190,6 +191,10 @@ def commit(
             results.append(Committed(session_id=id, released=one.release, version=version))
             continue
         if token != session.token or version != session.version:
+            results.append(Committed(session_id=id, fenced=True))
+            continue
+        if not withdrawn.isdisjoint(one.struck):
+            leases.hand_back(connection, [id], owner=owner, now=now)
             results.append(Committed(session_id=id, fenced=True))
             continue
         arrived = count != session.arrivals
@@ -208,6 +213,20 @@ def commit(
         if _write(connection, writing, known, made, now):
             results = [replace(result, has_settled=True) for result in results]
     return results
+
+
+def _withdrawn(
+    connection: Connection, commits: Sequence[SessionCommit], locked: Mapping[int, Any]
+) -> set[UUID]:
+    """Of the runs whose time has come those that were taken back before that: a deploy ended their schedule while a worker
+    held them ahead. Whatever took them back has left a trace in the session's arrivals."""
+    doubtful = [
+        id
+        for one in commits
+        if one.struck and one.session.id in locked and locked[one.session.id].arrivals != one.session.arrivals
+        for id in one.struck
+    ]
+    return ahead.withdrawn(connection, doubtful)
 
 
 def _write(
@@ -248,7 +267,7 @@ def _write(
     has_settled = requests.settle_of_runs(
         connection, closed, RequestStatus.CANCELLED, ended.model_dump_json(), now=now
     )
-    _write_wakeups(connection, commits)
+    _write_wakeups(connection, commits, now)
     arrived = arrivals.post(connection, [post for one in commits for post in one.posts], known, now=now)
     spawned = [run for one in commits for run in one.spawned]
     arrived |= arrivals.queue_runs(connection, spawned, known, now=now)
@@ -272,7 +291,7 @@ def _write_receivers(connection: Connection, commits: list[SessionCommit]) -> No
     _INSERT_RECEIVERS(connection, rows)
 
 
-def _write_wakeups(connection: Connection, commits: list[SessionCommit]) -> None:
+def _write_wakeups(connection: Connection, commits: list[SessionCommit], now: datetime) -> None:
     rows = [
         {
             "session_id": one.session.id, "agent": one.session.agent, "ref": wakeup.ref, "own": True,
@@ -285,3 +304,4 @@ def _write_wakeups(connection: Connection, commits: list[SessionCommit]) -> None
         if one.cancelled_wakeups:
             refs = {"session": one.session.id, "refs": one.cancelled_wakeups}
             connection.execute(_CANCEL_WAKEUPS, refs)
+            ahead.withdraw(connection, one.session.id, one.cancelled_wakeups, now=now)
