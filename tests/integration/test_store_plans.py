@@ -20,6 +20,7 @@ from wakeloop.engine.journal import Kind, Record
 from wakeloop.status import RunStatus
 from wakeloop.store import (
     amendments,
+    arriving,
     audit,
     chores,
     claims,
@@ -46,7 +47,7 @@ from wakeloop.store import (
     turns,
     verifications,
 )
-from wakeloop.store.batches import Insert
+from wakeloop.store.batches import Insert, is_postgres
 from wakeloop.store.database import Database
 from wakeloop.store.records import (
     ChildEnd,
@@ -84,7 +85,7 @@ PARTIAL = tuple(
     if index.dialect_options["sqlite"]["where"] is not None
 )
 MODULES = (
-    amendments, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
+    amendments, arriving, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
     measures, outbox, queries, received, repair, requests, retention, schedules, threads, turns, verifications,
 )  # fmt: skip
 
@@ -242,6 +243,20 @@ def remove_what_is_old(connection: Any) -> None:
             assert retention.remove(connection, kind, ids[kind], repeats=NOW, counting=counting)
 
 
+def take_messages(connection: Any) -> None:
+    """Two that are new and one that is not. On SQLite other verbs do the same."""
+    rows = [
+        {
+            "message_id": uuid(8, 70 + n), "channel": "sms", "provider_id": f"R{80_000 - 1 + n}", "address": f"+{n}",
+            "contact": f"c{n}", "raw": "{}", "outcome": "", "thread": None, "session_id": 7 + n, "subject": None,
+            "text": "hello", "dedupe": f"message:{n}", "body": "{}", "trace": None,
+        }
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    if is_postgres(connection):
+        arriving.take(connection, rows, now=NOW, agents=["agent8", "agent9"])
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
     "amendments.add": lambda c: amendments.add(c, fresh_one(c), "Approved.", ["sms", "email"], now=NOW),
     "amendments.expect": lambda c: amendments.expect(c, put_one(c), "?"),
@@ -359,8 +374,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "outbox.set_opt_out": lambda c: [outbox.set_opt_out(c, "sms", "+7", out, now=NOW) for out in (False, True)],  # type: ignore[func-returns-value]
     "received.record_all": lambda c: received.record_all(c, [{"channel": "sms", "provider_id": f"new{n}", "address": "+1", "contact": "c1", "raw": "{}", "outcome": "x", "at": NOW, "thread": None, "reply_to": None, "message_id": uuid(2, n)} for n in (1, 2)]),
     "received.add_messages": lambda c: received.add_messages(c, [{"id": uuid(8, 3), "session_id": 7, "request_id": None, "inbound": True, "contact": "c1", "channel": "sms", "subject": None, "text": "x", "attachments": None, "at": NOW}]),
-    "received.waiting_for_any": lambda c: received.waiting_for_any(c, [f"c{n}" for n in range(7, 20)]),
-    "requests.open_of_contacts": lambda c: requests.open_of_contacts(c, [f"c{n}" for n in range(7, 20)]),
+    "arriving.wanted": lambda c: arriving.wanted(c, [f"c{n}" for n in range(7, 20)]),
+    "arriving.take": take_messages,
+    "leases.hand_over": lambda c: leases.hand_over(c, [1, 2, 30], now=NOW, agents=["agent1", "agent2"]),
     "requests.lock_all": lambda c: requests.lock_all(c, [uuid(4, n) for n in range(1, 20)], range(1, 20)),
     "received.record": lambda c: received.record(c, channel="sms", provider_id="R1", address="+1", contact=None, raw="{}", now=NOW),
     "received.set_outcome": lambda c: received.set_outcome(c, 7, "kept", None),
@@ -534,7 +550,7 @@ def test_a_statement_reads_no_large_table_from_end_to_end(filled: Database, verb
 
     assert found == {}
     # SQLite has one writer, so nobody needs to be locked out.
-    one_writer = not filled.is_postgres and verb == "requests.lock_contacts"
+    one_writer = not filled.is_postgres and verb in ("requests.lock_contacts", "arriving.take")
     assert seen or one_writer or verb in ("outbox.put_all", "turns.run_row")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -228,3 +229,12 @@ class Committed:
     arrived: bool = False
     version: int = 0
     has_settled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandedOver:
+    """What a transaction has marked as dispatched of what it made due, each session with its agent and key. is_all: nothing
+    that it made due is left to be claimed."""
+
+    sessions: Sequence[tuple[int, str, str]] = ()
+    is_all: bool = True

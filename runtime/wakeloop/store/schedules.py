@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.store.batches import Insert, Update, among
+from wakeloop.store.direct import Direct
 from wakeloop.store.schema import Instant, schedules, sessions
 
-_OF_SESSIONS = (
+_OF_SESSIONS = Direct(
     sa.select(schedules)
     .where(among(schedules.c.session_id, "sessions"), schedules.c.nominal.is_not(None))
     .order_by(schedules.c.nominal, schedules.c.id)
@@ -41,7 +42,7 @@ def of_sessions(connection: Connection, session_ids: Collection[int]) -> list[sa
     """The live schedules of these sessions, soonest first."""
     if not session_ids:
         return []
-    return list(connection.execute(_OF_SESSIONS, {"sessions": sorted(session_ids)}))
+    return _OF_SESSIONS(connection, {"sessions": sorted(session_ids)})
 
 
 def defined(connection: Connection, session_id: int) -> list[sa.Row[Any]]:
