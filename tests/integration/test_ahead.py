@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.conformance.store_kit import EVERY_STORE, Store, make_stores
+from tests.conformance.store_kit import EVERY_STORE, Store, claim, make_stores
 from tests.servers import poll
 
 from wakeloop import Context, agent
@@ -205,7 +205,7 @@ def test_what_is_in_hand_is_no_crowd(rig: Rig) -> None:
     first = approach(rig, timedelta(seconds=2))
     again = rig.timers.sweep()
     with rig.store.database.begin() as connection:
-        held = leases.claim(
+        held = claim(
             connection,
             first.sessions,
             owner="w",

@@ -223,6 +223,10 @@ class Taking:
         """Do it; what is to be returned of the rows that were changed, as they are now."""
         return (self._many if is_postgres(connection) else self._one)(connection, parameters)
 
+    def ready(self, dialect: Dialect) -> Any:
+        """See `wakeloop.store.direct.Statement`."""
+        return self._many.ready(dialect)
+
 
 class _Rows:
     """A statement that SQLite's driver is handed with all its rows at once. SQLAlchemy itself takes several times as long

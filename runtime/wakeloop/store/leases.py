@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.store.batches import Taking, among
-from wakeloop.store.direct import Direct
+from wakeloop.store.direct import Call, Direct
 from wakeloop.store.records import SessionRow
 from wakeloop.store.schema import Instant, sessions
 
@@ -141,16 +141,12 @@ _RECOVER = Taking(
 )
 
 
-def claim(
-    connection: Connection, ids: Collection[int], *, owner: str, now: datetime, until: datetime
-) -> list[SessionRow]:
-    """Take the leases of those of these sessions that are free and need a turn, until `until`.
+def claiming(ids: Collection[int], *, owner: str, now: datetime, until: datetime) -> Call:
+    """The statement that takes the leases of those of these sessions that are free and need a turn, until `until`; its rows
+    are of SESSION_COLUMNS.
 
-    Raises their fencing tokens: a former holder's commits are refused from here on."""
-    if not ids:
-        return []
-    rows = _CLAIM(connection, {"ids": sorted(ids), "worker": owner, "now": now, "until": until})
-    return [session_row(row) for row in rows]
+    Raises their fencing tokens: a former holder's commits are refused from then on."""
+    return _CLAIM, {"ids": sorted(ids), "worker": owner, "now": now, "until": until}
 
 
 def session_row(row: Sequence[Any]) -> SessionRow:

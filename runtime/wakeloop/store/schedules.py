@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.store.batches import Insert, Update, among
-from wakeloop.store.direct import Direct
+from wakeloop.store.direct import Call, Direct
 from wakeloop.store.schema import Instant, schedules, sessions
 
 _OF_SESSIONS = Direct(
@@ -38,11 +38,9 @@ _CLAIM_DUE = (
 _MOVE = Update(schedules, "id", ("nominal", "due_at"))
 
 
-def of_sessions(connection: Connection, session_ids: Collection[int]) -> list[sa.Row[Any]]:
-    """The live schedules of these sessions, soonest first."""
-    if not session_ids:
-        return []
-    return _OF_SESSIONS(connection, {"sessions": sorted(session_ids)})
+def of_sessions(session_ids: Collection[int]) -> Call:
+    """The statement that gives the live schedules of these sessions, soonest first."""
+    return _OF_SESSIONS, {"sessions": sorted(session_ids)}
 
 
 def defined(connection: Connection, session_id: int) -> list[sa.Row[Any]]:

@@ -19,9 +19,10 @@ from wakeloop.status import PARKED_RUN, RequestStatus, RunStatus
 from wakeloop.store import conversation, outbox, requests
 from wakeloop.store import inbox as arrivals
 from wakeloop.store.batches import Insert, Update, among
-from wakeloop.store.direct import Direct
-from wakeloop.store.leases import SESSION_COLUMNS, session_row
-from wakeloop.store.records import Committed, InboxRow, RunRow, SessionCommit, SessionRow
+from wakeloop.store.direct import Call, Direct, together
+from wakeloop.store.leases import SESSION_COLUMNS, claiming, session_row
+from wakeloop.store.records import Committed, InboxRow, RunRow, SessionCommit, TakenUp
+from wakeloop.store.schedules import of_sessions as schedules_of
 from wakeloop.store.schema import (
     OPEN_RUNS,
     PENDING_EVENTS,
@@ -106,11 +107,43 @@ def _update_runs(columns: tuple[str, ...]) -> Update:
 # ---------------------------------------------------------------------- loading
 
 
-def load_open_runs(connection: Connection, session_ids: Collection[int]) -> list[RunRow]:
-    """The open runs of these sessions, oldest first."""
-    if not session_ids:
-        return []
-    return [run_row(row) for row in _LOAD_RUNS(connection, {"sessions": sorted(session_ids)})]
+def take_up(
+    connection: Connection, asked: Collection[int], also: Collection[int], *, owner: str, now: datetime, until: datetime
+) -> TakenUp:  # fmt: skip
+    """Take the leases of those of the sessions `asked` for that are free and need a turn (see `leases.claiming`), and load
+    what these need and what the sessions `also` do, which somebody has already.
+
+    One round trip, and each statement begins after those before it: what arrived before a lease was had is seen."""
+    ids = sorted({*asked, *also})
+    if not ids:
+        return TakenUp()
+    calls: list[Call] = [
+        (_LOAD_RUNS, {"sessions": ids}), (_LOAD_INBOX, {"sessions": ids}), schedules_of(ids),
+    ]  # fmt: skip
+    if also:
+        calls.insert(0, (_LOAD_SESSIONS, {"sessions": sorted(also)}))
+    if asked:
+        calls.insert(0, claiming(asked, owner=owner, now=now, until=until))
+    found = iter(together(connection, calls))
+    taken = next(found) if asked else []
+    present = next(found) if also else []
+    open_runs, pending, wakeups = found
+    claimed = [session_row(row) for row in taken]
+    known = {row.id: session_row(row) for row in present}
+    ours = {row.id for row in claimed} | known.keys()
+    return TakenUp(
+        claimed=claimed,
+        known=known,
+        runs=[run_row(row) for row in open_runs if row.session_id in ours],
+        inbox=[
+            InboxRow(
+                id=id, session_id=session, kind=kind, target=target, body=body, arrived_at=at, trace=trace
+            )
+            for id, session, kind, target, body, at, trace in pending
+            if session in ours
+        ],
+        schedules=[row for row in wakeups if row.session_id in ours],
+    )
 
 
 def run_row(row: sa.Row[Any]) -> RunRow:
@@ -132,30 +165,11 @@ def load_journals(connection: Connection, run_ids: Collection[UUID]) -> dict[UUI
     return journals
 
 
-def load_inbox(connection: Connection, session_ids: Collection[int]) -> list[InboxRow]:
-    """What these sessions have not consumed, oldest first."""
-    if not session_ids:
-        return []
-    rows = _LOAD_INBOX(connection, {"sessions": sorted(session_ids)})
-    return [
-        InboxRow(id=id, session_id=session, kind=kind, target=target, body=body, arrived_at=at, trace=trace)
-        for id, session, kind, target, body, at, trace in rows
-    ]
-
-
 def load_parked(connection: Connection, run_ids: Collection[UUID]) -> set[UUID]:
     """Those of these runs that are parked."""
     if not run_ids:
         return set()
     return {row.id for row in _LOAD_PARKED(connection, {"runs": sorted(run_ids)})}
-
-
-def load_sessions(connection: Connection, session_ids: Collection[int]) -> dict[int, SessionRow]:
-    """These sessions as they are."""
-    if not session_ids:
-        return {}
-    rows = _LOAD_SESSIONS(connection, {"sessions": sorted(session_ids)})
-    return {row.id: session_row(row) for row in rows}
 
 
 # ---------------------------------------------------------------------- committing
