@@ -67,16 +67,15 @@ class Handing:
     def _run(self) -> None:
         while True:
             self._nudged.wait()
-            time.sleep(self._pace.wait())
-            if self._stopping:
-                return
+            if not self._stopping:
+                time.sleep(self._pace.wait())
             self._nudged.clear()
             with self._lock:
                 taken, self._taken = self._taken, []
             try:
                 if taken:
-                    self._send(self._timers.handed(taken))
-                if self._may_be_more and not self.is_paused:
+                    self._send_taken(taken)
+                if self._may_be_more and not self.is_paused and not self._stopping:
                     self._may_be_more = False
                     self._look()
             except Exception as error:
@@ -86,6 +85,15 @@ class Handing:
                     "left to the workers for a while, which look once a second",
                     error=cause, kind=type(error).__name__, seconds=PAUSE_SECONDS,
                 )  # fmt: skip
+            if self._stopping and not self._taken:
+                return
+
+    def _send_taken(self, sessions: Sequence[Handed]) -> None:
+        swept = self._timers.handed(sessions)
+        if self.is_paused:
+            self._timers.take_back(swept)
+        else:
+            self._send(swept)
 
     def _look(self) -> None:
         # First what somebody waits for, as a rule: the sessions.

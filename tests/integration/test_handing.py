@@ -137,6 +137,20 @@ def test_what_is_marked_where_it_is_made_due_needs_no_claim(store: Store) -> Non
     assert sorted(store.claim_due()) == sorted(store.sessions("a", "b", "left"))
 
 
+def test_what_was_marked_is_sent_before_the_end(store: Store) -> None:
+    """A web process that is told to stop leaves nothing for ten seconds that it could have sent."""
+    broker = Queue()
+    handing = Handing(timers=make_timers(store), dispatcher=broker)
+    handing.start()
+
+    for batch in range(10):
+        handing.take(mark(store, f"{batch}-a", f"{batch}-b"))
+    handing.stop()
+
+    sent = [id for _ in range(broker.messages.qsize()) for id in broker.messages.get().sessions]
+    assert len(sent) == len(set(sent)) == 20
+
+
 def test_only_what_is_due_and_nobodys_is_marked(store: Store) -> None:
     """A session that is held, one that is on its way, one that sleeps and one of an agent that is not known stay as they
     are, and the one that is on its way is due as it was."""
