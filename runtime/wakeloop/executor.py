@@ -322,7 +322,8 @@ class Executor:
     def _transaction(
         self, commits: list[SessionCommit], asked: list[int], poked: set[int], now: datetime
     ) -> tuple[list[Committed], _Loaded]:
-        with self._database.begin() as connection:
+        # What is only taken up is ours from then on, so that nothing changes it before all of it is loaded.
+        with self._database.begin() if commits else self._database.brief() as connection:
             results = turns.commit(connection, commits, now=now, also=asked)
             arrived = {result.session_id for result in results if result.arrived and not result.fenced}
             looked = (arrived | poked) & self._turns.keys()

@@ -81,6 +81,21 @@ def test_what_is_handed_back_is_taken_up_at_once(store: Store) -> None:
     assert store.commit(change(row))[0].fenced
 
 
+def test_what_a_worker_lost_with_the_answer_it_takes_anew(store: Store) -> None:
+    """A claim may be committed and its answer be lost: the same worker is not kept from the session by its own lease, and
+    nobody else gets it. What it did under the lost claim is refused."""
+    lost = store.held("a")
+
+    others = store.claim(lost.id, owner="worker 2")
+    [again] = store.claim(lost.id)
+    [refused] = store.commit(change(lost))
+    [done] = store.commit(change(again, release=True))
+
+    assert others == []
+    assert again.token > lost.token
+    assert (again.takeovers, refused.fenced, done.released) == (0, True, True)
+
+
 def test_due_sessions_are_dispatched_again_later_each_time(store: Store) -> None:
     """A session that no worker takes up is due again after 10 s, then 20, doubling up to 320 s."""
     store.queue("a")

@@ -65,7 +65,8 @@ Call = tuple[Statement, Mapping[str, Any]]
 
 def together(connection: Connection, calls: Sequence[Call]) -> list[list[Any]]:
     """Execute these statements one after the other; the rows of each. PostgreSQL is asked for all of them before its first
-    answer, so that they are one round trip; each sees what was committed before its own begin, as it does alone."""
+    answer, so that they are one round trip; each sees what was committed before its own begin, as it does alone. Where no
+    transaction was begun, they are one."""
     is_left = connection.dialect.name != "postgresql" or connection.dispatch.before_cursor_execute
     if is_left or not _CAN_PIPELINE or len(calls) < 2:
         return [call(connection, parameters) for call, parameters in calls]

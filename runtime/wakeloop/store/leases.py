@@ -55,7 +55,12 @@ def redispatch_times(now: datetime) -> dict[str, datetime]:
 
 _CLAIM = Taking(
     sessions,
-    _THESE.where(sessions.c.owner.is_(None), sa.or_(sessions.c.dispatches > 0, sessions.c.due_at <= _NOW)),
+    _THESE.where(
+        sa.or_(
+            sa.and_(sessions.c.owner.is_(None), sa.or_(sessions.c.dispatches > 0, sessions.c.due_at <= _NOW)),
+            sessions.c.owner == _OWNER,
+        )
+    ),
     {"owner": _OWNER, "token": sessions.c.token + 1, "due_at": _UNTIL, "dispatches": 0},
     returning=SESSION_COLUMNS,
 )
@@ -143,7 +148,8 @@ _RECOVER = Taking(
 
 def claiming(ids: Collection[int], *, owner: str, now: datetime, until: datetime) -> Call:
     """The statement that takes the leases of those of these sessions that are free and need a turn, until `until`; its rows
-    are of SESSION_COLUMNS.
+    are of SESSION_COLUMNS. What is `owner`'s is taken anew: nobody asks for what they have, but they may have lost it
+    together with the answer to this statement.
 
     Raises their fencing tokens: a former holder's commits are refused from then on."""
     return _CLAIM, {"ids": sorted(ids), "worker": owner, "now": now, "until": until}
