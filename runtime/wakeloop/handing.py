@@ -67,8 +67,9 @@ class Handing:
     def _run(self) -> None:
         while True:
             self._nudged.wait()
-            if not self._stopping:
-                time.sleep(self._pace.wait())
+            # To sleep for no time at all would let others have the interpreter.
+            if not self._stopping and (wait := self._pace.wait()) > 0:
+                time.sleep(wait)
             self._nudged.clear()
             with self._lock:
                 taken, self._taken = self._taken, []

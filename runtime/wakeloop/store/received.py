@@ -70,8 +70,8 @@ _SESSION_OF_REQUEST = Direct(
     .join(requests, requests.c.session_id == sessions.c.id)
     .where(requests.c.id == sa.bindparam("request"))
 )
-_SESSION: Any = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(
-    sessions.c.id == sa.bindparam("session")
+_SESSION = Direct(
+    sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(sessions.c.id == sa.bindparam("session"))
 )
 _MESSAGE = sa.select(messages).where(messages.c.id == sa.bindparam("message"))
 _ATTACHED = sa.select(messages.c.attachments).where(
@@ -137,9 +137,9 @@ def session_of_request(connection: Connection, request_id: UUID) -> Any:
     return _SESSION_OF_REQUEST.first(connection, {"request": request_id})
 
 
-def session(connection: Connection, id: int) -> sa.Row[Any] | None:
+def session(connection: Connection, id: int) -> Any:
     """A session's agent and key."""
-    return connection.execute(_SESSION, {"session": id}).first()
+    return _SESSION.first(connection, {"session": id})
 
 
 def message(connection: Connection, id: UUID) -> sa.Row[Any] | None:

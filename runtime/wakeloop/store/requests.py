@@ -72,7 +72,7 @@ _END: Mapping[str, Any] = {
 }
 _SETTLE = sa.update(requests).where(requests.c.id == sa.bindparam("request"), _IS_OPEN)
 _SETTLE_AND_TELL = _SETTLE.values(**_END, due_at=_NOW)
-_SETTLE_TOLD = _SETTLE.values(**_END, due_at=None)
+_SETTLE_TOLD = Direct(_SETTLE.values(**_END, due_at=None).returning(requests.c.id))
 _SETTLE_OF_RUNS = Direct(
     sa.update(requests)
     .where(among(requests.c.run_id, "runs"), _IS_OPEN)
@@ -238,7 +238,7 @@ def settle_of_runs(
 def settle_told(connection: Connection, id: UUID, status: str, outcome: str, *, now: datetime) -> bool:
     """End one request if it is still open: the first settlement wins. Whoever calls tells whom it concerns."""
     parameters = {"request": id, "new_status": status, "new_outcome": outcome, "now": now}
-    settled = connection.execute(_SETTLE_TOLD, parameters).rowcount == 1
+    settled = bool(_SETTLE_TOLD(connection, parameters))
     if settled:
         _close(connection, [id])
     return settled
