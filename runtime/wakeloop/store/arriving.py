@@ -29,14 +29,16 @@ from wakeloop.store.schema import (
 )
 
 _NOTHING: Any = sa.null()
-_ASKED = (
-    sa.select(
-        recipients.c.contact, requests.c.id.label("request"), requests.c.session_id.label("session"),
-        sa.cast(_NOTHING, sa.Text()).label("agent"), sa.cast(_NOTHING, sa.Text()).label("key"),
-    )
-    .join(requests, requests.c.id == recipients.c.request_id)
-    .where(among(recipients.c.contact, "contacts"), OPEN_RECIPIENT)
-)  # fmt: skip
+# Without statistics, as in a new database, PostgreSQL would read all runs to find those that wait: few, it expects. A subquery
+# leaves it only to begin with the contacts.
+_session_of_request: Any = (
+    sa.select(requests.c.session_id).where(requests.c.id == recipients.c.request_id).scalar_subquery()
+)
+_status_of_run: Any = sa.select(runs.c.status).where(runs.c.id == receivers.c.run_id).scalar_subquery()
+_ASKED = sa.select(
+    recipients.c.contact, recipients.c.request_id.label("request"), _session_of_request.label("session"),
+    sa.cast(_NOTHING, sa.Text()).label("agent"), sa.cast(_NOTHING, sa.Text()).label("key"),
+).where(among(recipients.c.contact, "contacts"), OPEN_RECIPIENT)  # fmt: skip
 
 
 def _waiting(condition: sa.ColumnElement[bool]) -> Any:
@@ -46,8 +48,7 @@ def _waiting(condition: sa.ColumnElement[bool]) -> Any:
             sessions.c.agent, sessions.c.key,
         )
         .join(receivers, receivers.c.session_id == sessions.c.id)
-        .join(runs, runs.c.id == receivers.c.run_id)
-        .where(condition, runs.c.status == sa.literal_column("'waiting'"))
+        .where(condition, _status_of_run == sa.literal_column("'waiting'"))
     )  # fmt: skip
 
 
