@@ -578,6 +578,33 @@ def test_what_is_due_has_its_index_before_there_are_statistics(postgres_server: 
     assert used == {"ix_sessions_due_at", "pk_sessions"}
 
 
+def test_who_waits_for_a_contact_is_found_by_the_contact_before_there_are_statistics(
+    postgres_server: Postgres,
+) -> None:
+    """In a database that was filled a moment ago, a message does not read all runs that wait."""
+    database = Database(postgres_server.new_database())
+    database.upgrade()
+    with database.begin() as connection:
+        for table in (schema.sessions, schema.runs, schema.receivers):
+            connection.execute(sa.text(f"ALTER TABLE {table.name} SET (autovacuum_enabled = off)"))
+        numbers = range(1, 5001)
+        connection.execute(schema.sessions.insert(), [{"agent": "standup", "key": f"k{n}", "created_at": NOW} for n in numbers])  # fmt: skip
+        connection.execute(schema.runs.insert(), [{"id": uuid(1, n), "session_id": n, "status": "waiting", "event": "{}", "created_at": NOW} for n in numbers])  # fmt: skip
+        connection.execute(schema.receivers.insert(), [{"run_id": uuid(1, n), "op": 1, "session_id": n, "contact": f"c{n}"} for n in numbers])  # fmt: skip
+    seen: list[tuple[str, Any]] = []
+
+    with database.engine.connect() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: seen.append((args[2], args[3])))
+        found = arriving.wanted(connection, ["c7"])
+        [(statement, parameters)] = seen
+        read = _sequential(connection, statement, parameters)
+        connection.rollback()
+    database.close()
+
+    assert [(row.contact, row.session, row.key) for row in found] == [("c7", 7, "k7")]
+    assert not {"sessions", "runs", "receivers"} & set(read)
+
+
 def test_unneeded_exceptions_are_not_kept() -> None:
     """What is excused here exists."""
     assert FOR_PEOPLE.keys() <= CALLS.keys()
