@@ -99,18 +99,18 @@ def entry_of(row: Any) -> Entry:
 
 def message_of(row: Any, prefix: str = "") -> Message:
     """A row of the messages table as a Message. prefix: what its columns' names begin with."""
-    columns = row._mapping
-    attachments = columns[f"{prefix}attachments"]
-    contact, inbound = columns[f"{prefix}contact"], columns[f"{prefix}inbound"]
+    attachments, contact, inbound = (
+        getattr(row, f"{prefix}{name}") for name in ("attachments", "contact", "inbound")
+    )
     return Message.model_validate(
         {
-            "id": str(columns[f"{prefix}id"]),
-            "text": columns[f"{prefix}text"],
+            "id": str(getattr(row, f"{prefix}id")),
+            "text": getattr(row, f"{prefix}text"),
             "from_": contact if inbound else None,
             "to": None if inbound else contact,
-            "channel": columns[f"{prefix}channel"],
-            "at": columns[f"{prefix}at"],
-            "subject": columns[f"{prefix}subject"],
+            "channel": getattr(row, f"{prefix}channel"),
+            "at": getattr(row, f"{prefix}at"),
+            "subject": getattr(row, f"{prefix}subject"),
             "attachments": JSON_CODEC.load(attachments) if attachments else (),
         }
     )

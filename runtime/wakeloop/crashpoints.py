@@ -10,6 +10,7 @@ CRASH_POINTS = {
     "engine.committing": "a turn's changes are written, and their transaction is not committed",
     "engine.committed": "a turn's changes are committed, and nothing after that has happened",
     "timers.claimed": "something due is marked as dispatched, and nothing has been handed to the broker",
+    "handing.taken": "a web process has committed what makes sessions due, marked as dispatched, and has not handed them over",
     "outbox.claimed": "a delivery is claimed, and nothing has been sent",
     "outbox.sent": "the provider took a message, and that is not recorded",
     "outbox.amended": "the provider changed a message, and that is not recorded",

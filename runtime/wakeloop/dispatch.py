@@ -23,6 +23,16 @@ class TurnMessage:
     causes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handed:
+    """A session that was marked as dispatched by the transaction that made it due. causes: the traces that led to that."""
+
+    id: int
+    agent: str
+    key: str
+    causes: tuple[str, ...] = ()
+
+
 class Dispatcher(Protocol):
     """Carries ids to a worker, at most once per call, without any promise."""
 

@@ -7,7 +7,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,9 +23,9 @@ from wakeloop.errors import NotFound, WakeloopError
 from wakeloop.logs import get_logger
 from wakeloop.open_run import RunError, StepJob
 from wakeloop.step_runner import Key, StepRunner
-from wakeloop.store import leases, repair, schedules, turns
+from wakeloop.store import leases, repair, turns
 from wakeloop.store.database import Database, is_outage
-from wakeloop.store.records import Committed, SessionCommit, SessionRow
+from wakeloop.store.records import Committed, SessionCommit, SessionRow, TakenUp
 from wakeloop.turn import TAKEOVERS_BEFORE_PARKING, Turn
 from wakeloop.watch import Watch
 from wakeloop.world import World
@@ -331,12 +331,15 @@ class Executor:
     def _transaction(
         self, commits: list[SessionCommit], asked: list[int], poked: set[int], now: datetime
     ) -> tuple[list[Committed], _Loaded]:
-        with self._database.begin() as connection:
+        # What is only taken up is ours from then on, so that nothing changes it before all of it is loaded.
+        with self._database.begin() if commits else self._database.brief() as connection:
             results = turns.commit(connection, commits, now=now, also=asked)
-            claimed = leases.claim(connection, asked, owner=self.owner, now=now, until=now + self._lease)
             arrived = {result.session_id for result in results if result.arrived and not result.fenced}
             looked = (arrived | poked) & self._turns.keys()
-            loaded = self._load(connection, claimed, looked, now)
+            taken = turns.take_up(
+                connection, asked, looked, owner=self.owner, now=now, until=now + self._lease
+            )
+            loaded = self._load(connection, taken, now)
             # A run finds in the conversation what it has just added: after that is written.
             written = {one.session.id for one in commits}
             reads = {
@@ -349,28 +352,20 @@ class Executor:
                 crashpoints.reach("engine.committing")
         return results, loaded
 
-    def _load(
-        self, connection: Connection, claimed: list[SessionRow], looked: set[int], now: datetime
-    ) -> _Loaded:
-        loaded = _Loaded({row.id: row for row in claimed}, turns.load_sessions(connection, looked))
-        ids = [*loaded.claimed, *loaded.reloaded]
+    def _load(self, connection: Connection, taken: TakenUp, now: datetime) -> _Loaded:
+        loaded = _Loaded({row.id: row for row in taken.claimed}, taken.known)
         wanted = {
             run: session
             for session in self._touched
             if (turn := self._turns.get(session))
             for run in turn.wanted
         }
-        if ids:
-            runs = turns.load_open_runs(connection, ids)
-            items = turns.load_inbox(connection, ids)
-            targets = {item.target for item in items if item.target is not None}
-            loaded.runs, loaded.inbox = _by_session(runs), _by_session(items)
-            coming = {
-                run.schedule_id for run in runs if run.schedule_id and run.wake_at and not run.started_at
-            }
-            loaded.schedules = _by_session(schedules.of_sessions(connection, ids, coming))
-            loaded.parked = turns.load_parked(connection, targets - {run.id for run in runs})
-            for row in claimed:
+        if taken.claimed or taken.known:
+            targets = {item.target for item in taken.inbox if item.target is not None}
+            loaded.runs, loaded.inbox = _by_session(taken.runs), _by_session(taken.inbox)
+            loaded.schedules = _by_session(taken.schedules)
+            loaded.parked = turns.load_parked(connection, targets - {run.id for run in taken.runs})
+            for row in taken.claimed:
                 turn = self._make_turn(row, loaded, now + self._ahead)
                 if turn is not None:
                     loaded.turns[row.id] = turn
@@ -572,7 +567,7 @@ def _cause(error: Exception) -> str:
 class _Loaded:
     """What one transaction loaded."""
 
-    def __init__(self, claimed: dict[int, SessionRow], reloaded: dict[int, SessionRow]) -> None:
+    def __init__(self, claimed: dict[int, SessionRow], reloaded: Mapping[int, SessionRow]) -> None:
         self.claimed = claimed
         self.reloaded = reloaded
         self.turns: dict[int, Turn] = {}

@@ -28,13 +28,14 @@ from wakeloop.channel import (
     RawRequest,
     RawResponse,
 )
+from wakeloop.dispatch import Handed
 from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES
 from wakeloop.errors import NotFound, NotPossible, ValueTooLarge
 from wakeloop.events import Attachment, Call, Signal, dump_event
 from wakeloop.gathering import Gathering
 from wakeloop.logs import get_logger, tell
 from wakeloop.outbox import Outbox
-from wakeloop.plain import REPEATED, Plain, is_plain, rounds, route
+from wakeloop.plain import REPEATED, Plain, Round, Routed, is_plain, rounds
 from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing, storable
 from wakeloop.store import files, inbox, outbox, queries, received
 from wakeloop.store.database import Database, is_outage
@@ -48,6 +49,8 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0
 """How long an outage of the database is waited out before whoever sent something is told to send it again."""
+
+Taker = Callable[[Sequence[Handed]], None]
 
 LOOK_SECONDS = 0.05
 REPORT_SECONDS = 2.0
@@ -119,10 +122,12 @@ class Intake:
         routing: Routing,
         channels: Mapping[str, Channel],
         changed: Callable[[], None] = lambda: None,
+        taker: Callable[[], Taker | None] = lambda: None,
         files_limit: int = FILES_LIMIT_BYTES,
         report_seconds: float = 0.0,
     ) -> None:
-        """Args: changed: called after each commit that made something due. files_limit: of one message, in bytes.
+        """Args: changed: called after each commit that made something due. taker: who takes sessions that were marked as
+        dispatched where they were made due, if anybody does just now; see `wakeloop.handing`. files_limit: of one message, in bytes.
         report_seconds: see REPORT_SECONDS; 0 where nothing else sends at the same time."""
         self._database = database
         self._world = world
@@ -130,6 +135,7 @@ class Intake:
         self._channels = channels
         self._routing = routing
         self._changed = changed
+        self._taker = taker
         self._files_limit = files_limit
         self._report_seconds = report_seconds
         self._plain = Gathering(self._take_plain, most=TOGETHER, concerns_all=_is_outage)
@@ -363,10 +369,24 @@ class Intake:
         return [found[id(message)] for message in messages]
 
     def _take_round(self, messages: Sequence[Plain]) -> list[str | None]:
-        def work(connection: Connection, now: datetime) -> list[str | None]:
-            return route(connection, self._world, self._routing, messages, now=now)
+        taker = self._taker()
+        agents = self._world.registry.names if taker is not None else []
 
-        return self._transact(work)
+        def attempt() -> Routed:
+            some = Round(self._world, messages, now=self._database.now())
+            with self._database.lone() as connection:
+                some.look(connection)
+                if some.is_simple and self._database.is_postgres:
+                    return some.put(connection, agents=agents)
+            with self._database.begin() as connection:
+                return some.route(connection, self._routing, agents=agents)
+
+        routed = self._database.retrying(attempt, seconds=PATIENCE_SECONDS)
+        if taker is not None:
+            taker(routed.handed)
+        if taker is None or not routed.is_all:
+            self._changed()
+        return routed.outcomes
 
     def _route(self, message: Arrived, contact: str | None, contacts: list[str]) -> str:
         if message.incoming.automatic:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from wakeloop import calendar, crashpoints, meters, tracing
 from wakeloop.alive import is_dead
 from wakeloop.desk import Desk
-from wakeloop.dispatch import Dispatcher, TurnMessage
+from wakeloop.dispatch import Dispatcher, Handed, TurnMessage
 from wakeloop.events import Tick, dump_event
 from wakeloop.flow import Flow, Pace
 from wakeloop.logs import get_logger
@@ -150,6 +150,12 @@ class Timers:
             causes = self._causes(connection, ready)
         crashpoints.reach("timers.claimed")
         return Swept(turns=self._messages(ready, causes, least=1), deliveries=[], next_due=now)
+
+    def handed(self, sessions: Sequence[Handed]) -> Swept:
+        """The same for sessions that are marked as dispatched already."""
+        ready = [(one.id, one.agent, one.key) for one in sessions]
+        causes = {one.id: one.causes for one in sessions}
+        return Swept(turns=self._messages(ready, causes, least=1), deliveries=[], next_due=None)
 
     def sweep(self) -> Swept:
         """Claim what is due now, and of a crowd what soon will be, at most a batch of each kind. With nothing due, nothing is

@@ -21,11 +21,11 @@ from wakeloop.channel import CALLBACK_CHANNEL, Channel, ChannelServices, Guiding
 from wakeloop.clock import SystemClock
 from wakeloop.decisions import Decisions
 from wakeloop.desk import Desk
-from wakeloop.dispatch import Dispatcher, RunsFailed
+from wakeloop.dispatch import Dispatcher, Handed, RunsFailed
 from wakeloop.errors import ChannelError, ConfigurationError
 from wakeloop.executor import Executor
 from wakeloop.handing import Handing
-from wakeloop.intake import REPORT_SECONDS, Intake
+from wakeloop.intake import REPORT_SECONDS, Intake, Taker
 from wakeloop.links import Links
 from wakeloop.listeners import Listeners
 from wakeloop.logs import get_logger
@@ -136,6 +136,7 @@ class Runtime:
             ),
             channels=self.channels,
             changed=self.nudge,
+            taker=self._taker,
             files_limit=int(settings.attachments_limit_mb * 1024 * 1024),
             report_seconds=REPORT_SECONDS,
         )
@@ -312,12 +313,27 @@ class Runtime:
             thread.nudge()
         if (handing := self._handing) is not None:
             handing.nudge()
-        for changed in self._watchers:
-            changed()
+        self._tell()
+
+    def _taker(self) -> Taker | None:
+        """Who takes sessions that were marked as dispatched where they were made due: nobody while the broker is away."""
+        handing = self._handing
+        if handing is None or handing.is_paused:
+            return None
+
+        def take(sessions: Sequence[Handed]) -> None:
+            if sessions:
+                handing.take(sessions)
+            self._tell()
+
+        return take
 
     def _committed(self, due: datetime | None) -> None:
         if due is not None and (thread := self._timer_thread) is not None:
             thread.nudge(due)
+        self._tell()
+
+    def _tell(self) -> None:
         for changed in self._watchers:
             changed()
 

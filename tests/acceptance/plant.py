@@ -69,6 +69,12 @@ async def sleeper(ctx: Context[Memory]) -> str:
     return f"{label} {ctx.state.runs}"
 
 
+@agent(state=Memory)
+async def hearer(ctx: Context[Memory]) -> str:
+    """Waits for what Alice says by herself."""
+    return (await ctx.receive(from_="alice")).text
+
+
 @agent(every(timedelta(seconds=2), overlap="allow"), state=Memory)
 async def beat(ctx: Context[Memory]) -> str:
     """Ticks."""
@@ -176,11 +182,18 @@ class Plant:
         ]
         return Program(argv, env=environment, cwd=self.folder)
 
-    def web(self) -> Program:
-        """The web service, which Twilio's stand-in calls back."""
-        return Program(
-            [BIN / "wakeloop", "web", "--port", str(self.port)], env=self.environment, cwd=self.folder
-        )
+    def web(self, *, crash_at: str | None = None) -> Program:
+        """The web service, which Twilio's stand-in calls back; with `crash_at` one that kills itself there."""
+        service: list[str | Path] = [BIN / "wakeloop"]
+        environment = dict(self.environment)
+        if crash_at is not None:
+            service = [
+                sys.executable,
+                "-c",
+                "import tests.acceptance.armed, wakeloop.cli; wakeloop.cli.main()",
+            ]
+            environment |= {"CRASH_AT": crash_at}
+        return Program([*service, "web", "--port", str(self.port)], env=environment, cwd=self.folder)
 
     def start(self, agent: str, label: str, *, key: str = "default") -> str:
         """Start an agent; the run's id."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.acceptance.plant import BIN, Plant, make_plant
+from tests.acceptance.plant import ALICE, BIN, Plant, make_plant
 from tests.servers import Postgres, Program, Redis, free_port, poll
 
 pytestmark = pytest.mark.timeout(300)
@@ -71,6 +73,34 @@ def test_work_under_way_survives_a_fault_of_its_servers(
         assert one.running or two.running, f"{one.output}\n{two.output}"
     assert {run.result for run in runs} == {f"{label} 4" for label in labels}
     assert plant.texts() == Counter({f"{label} is done": 1 for label in labels})
+
+
+def test_a_reply_while_the_broker_is_away_is_taken_and_comes_to_its_run_afterwards(
+    plant: Plant, redis_server: Redis
+) -> None:
+    """The provider gets its answer at once, and a worker finds the session when the broker is back."""
+    with plant.worker("worker") as worker, plant.web() as web:
+        worker.wait_for("ready.")
+        web.wait_for("wakeloop web on")
+        plant.start("hearer", "it")
+        for _ in poll(60):
+            if plant.runs("hearer")[0].status == "waiting":
+                break
+        redis_server.stop()
+        begun = time.monotonic()
+        first = plant.twilio.reply("yes", from_=ALICE)
+        took = time.monotonic() - begun
+        redis_server.start()
+        with contextlib.ExitStack() as stack:
+            if not worker.running:  # as above
+                stack.enter_context(plant.worker("next"))
+            [run] = plant.wait_until_over("hearer", 1, seconds=90)
+        web_said = web.output
+
+    assert first.status == 200
+    assert took < 4.0, web_said
+    assert (run.status, run.result) == ("completed", "yes")
+    assert "left to the workers for a while" in web_said
 
 
 def test_flower_shows_each_agents_turns_under_its_own_name(plant: Plant) -> None:

@@ -178,6 +178,35 @@ def test_a_webhook_whose_service_dies_before_it_answers_counts_once(plant: Plant
     assert plant.texts() == Counter({"it: go on?": 1, "it: yes, 1": 1})
 
 
+@pytest.mark.parametrize("waits", ["survivor", "hearer"])
+def test_a_reply_is_not_lost_with_a_web_service_that_has_committed_it_and_not_handed_it_over(
+    plant: Plant, waits: str
+) -> None:
+    """Its session is due again ten seconds later, and a worker takes it up. The provider, which got no answer, sends the
+    reply again; that changes nothing."""
+    sid = "SM" + "8" * 32
+    with plant.worker("worker") as worker:
+        worker.wait_for("ready.")
+        plant.start(waits, "it")
+        if waits == "survivor":
+            plant.twilio.wait_for(1, to=ALICE, timeout=60)
+        for _ in poll(60):
+            if plant.runs(waits)[0].status == "waiting":
+                break
+        with plant.web(crash_at="handing.taken") as web:
+            web.wait_for("wakeloop web on")
+            with pytest.raises(OSError):
+                plant.twilio.reply("yes", from_=ALICE, sid=sid)
+            assert web.wait(30) == -signal.SIGKILL
+        with plant.web() as web:
+            web.wait_for("wakeloop web on")
+            assert plant.twilio.reply("yes", from_=ALICE, sid=sid).status == 200
+            [run] = plant.wait_until_over(waits, 1, seconds=60)
+
+    assert run.status == "completed"
+    assert run.result == ("it first, it second" if waits == "survivor" else "yes")
+
+
 def test_any_number_of_kills_at_any_time_leave_every_run_done_once(plant: Plant) -> None:
     """Ten runs, and a worker killed every second or so, whatever it is doing."""
     labels = [f"n{number}" for number in range(10)]

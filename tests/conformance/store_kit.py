@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.engine import Connection
 from tests.servers import Postgres
 
 from wakeloop.asking import RequestSpec, Settled
@@ -24,10 +25,23 @@ from wakeloop.store.records import (
     SessionCommit,
     SessionRow,
     Settlement,
+    TakenUp,
 )
 
 NOW = datetime(2026, 11, 2, 14, 0, 0, 123456, tzinfo=UTC)
 LEASE = timedelta(seconds=15)
+
+
+def claim(
+    connection: Connection, ids: Collection[int], *, owner: str, now: datetime, until: datetime
+) -> list[SessionRow]:
+    """Take these sessions up; those that were to be had."""
+    return list(turns.take_up(connection, ids, (), owner=owner, now=now, until=until).claimed)
+
+
+def look(connection: Connection, *ids: int) -> TakenUp:
+    """What these sessions hold, whoever has them."""
+    return turns.take_up(connection, (), ids, owner="", now=NOW, until=NOW)
 
 
 class Store:
@@ -65,7 +79,7 @@ class Store:
 
     def claim(self, *ids: int, owner: str = "worker 1") -> list[SessionRow]:
         with self.database.begin() as connection:
-            return leases.claim(connection, ids, owner=owner, now=self.now, until=self.now + LEASE)
+            return claim(connection, ids, owner=owner, now=self.now, until=self.now + LEASE)
 
     def claim_due(self, *agents: str, limit: int = 100) -> list[int]:
         with self.database.begin() as connection:

@@ -16,6 +16,8 @@ from tests.conformance.store_kit import (
     after,
     at_once,
     change,
+    claim,
+    look,
     make_stores,
     question,
     raised,
@@ -77,6 +79,21 @@ def test_what_is_handed_back_is_taken_up_at_once(store: Store) -> None:
 
     assert [one.id for one in store.claim(row.id, owner="worker 2")] == [row.id]
     assert store.commit(change(row))[0].fenced
+
+
+def test_what_a_worker_lost_with_the_answer_it_takes_anew(store: Store) -> None:
+    """A claim may be committed and its answer be lost: the same worker is not kept from the session by its own lease, and
+    nobody else gets it. What it did under the lost claim is refused."""
+    lost = store.held("a")
+
+    others = store.claim(lost.id, owner="worker 2")
+    [again] = store.claim(lost.id)
+    [refused] = store.commit(change(lost))
+    [done] = store.commit(change(again, release=True))
+
+    assert others == []
+    assert again.token > lost.token
+    assert (again.takeovers, refused.fenced, done.released) == (0, True, True)
 
 
 def test_due_sessions_are_dispatched_again_later_each_time(store: Store) -> None:
@@ -209,7 +226,7 @@ def test_something_that_arrived_refuses_a_release(store: Store) -> None:
     assert (result.released, result.arrived, result.fenced) == (False, True, False)
     assert store.session(row.id).owner == "worker 1"
     with store.database.read() as connection:
-        [fresh] = turns.load_sessions(connection, [row.id]).values()
+        [fresh] = look(connection, row.id).known.values()
     assert store.commit(release(fresh))[0].released
 
 
@@ -237,7 +254,7 @@ def test_an_arrival_and_a_release_at_once_never_lose_the_arrival(store: Store) -
         assert committed.arrived or (now.owner is None and now.due_at is not None)
         if committed.arrived:
             with store.database.read() as connection:
-                fresh = turns.load_sessions(connection, [id])[id]
+                fresh = look(connection, id).known[id]
             assert store.commit(release(fresh))[0].released
 
 
@@ -308,7 +325,7 @@ def test_parents_and_children_that_commit_into_each_other_never_block(store: Sto
                 )
             with store.database.begin() as connection:
                 results = turns.commit(connection, commits, now=store.now, also=list(by_session))
-                leases.claim(connection, [], owner=f"worker {worker}", now=store.now, until=store.now + LEASE)
+                claim(connection, [], owner=f"worker {worker}", now=store.now, until=store.now + LEASE)
             for row, result in zip(reversed(rows), results, strict=True):
                 assert not result.fenced
                 if not result.released:
@@ -334,7 +351,7 @@ def test_everything_a_commit_may_hold_is_written_together(store: Store) -> None:
     with store.database.begin() as connection:
         inbox.post(connection, [Post(agent="standup", key="a", kind="message", dedupe="m1"), Post(agent="standup", key="a", kind="message", dedupe="m2")], {("standup", "a"): row.id}, now=store.now)  # fmt: skip
     with store.database.read() as connection:
-        first, second = turns.load_inbox(connection, [row.id])
+        first, second = look(connection, row.id).inbox
     asked = question(store, run.id)
 
     results = store.commit(
@@ -355,10 +372,10 @@ def test_everything_a_commit_may_hold_is_written_together(store: Store) -> None:
     said = store.rows("SELECT seq, role, content FROM conversation ORDER BY seq")
     assert [tuple(one) for one in said] == [(1, "user", '"one"'), (2, "tool", "2")]
     with store.database.read() as connection:
-        [loaded] = [one for one in turns.load_open_runs(connection, [row.id]) if one.id == run.id]
+        [loaded] = [one for one in look(connection, row.id).runs if one.id == run.id]
         assert (loaded.applied, loaded.cancelling, loaded.wake_at) == (3, True, NOW + timedelta(hours=2))
         assert turns.load_journals(connection, [run.id])[run.id][0].kind is Kind.ASK
-        [left] = turns.load_inbox(connection, [row.id])
+        [left] = look(connection, row.id).inbox
         assert isinstance(left, InboxRow) and left.target == run.id
     assert len(store.rows("SELECT * FROM receivers")) == 2
     [row] = store.rows("SELECT status, session_id FROM requests")
@@ -404,7 +421,7 @@ def test_text_comes_back_as_it_was(store: Store, text: str) -> None:
     store.commit(change(row, state=text, new_runs=[run], records=records, posts=posts))
 
     with store.database.read() as connection:
-        assert turns.load_sessions(connection, [row.id])[row.id].state == text
+        assert look(connection, row.id).known[row.id].state == text
         [record] = turns.load_journals(connection, [run.id])[run.id]
-        [item] = turns.load_inbox(connection, [row.id])
+        [item] = look(connection, row.id).inbox
     assert (record.value, record.name, item.body) == (text, text[:100], text)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from tests.conformance.store_kit import EVERY_STORE, Store, make_stores, release, settlement
+from tests.conformance.store_kit import EVERY_STORE, Store, look, make_stores, release, settlement
 
 from wakeloop.engine.journal import Kind as Line
 from wakeloop.engine.journal import Record
@@ -155,7 +155,7 @@ def test_an_occurrence_that_was_deleted_does_not_fire_again(store: Store) -> Non
     row = {"session_id": session, "agent": "standup", "ref": "r", "own": False, "spec": "{}", "anchor": nominal, "nominal": nominal, "due_at": nominal}  # fmt: skip
     with store.database.begin() as connection:
         schedules.add(connection, [row])
-        [schedule] = schedules.of_sessions(connection, [session])
+        [schedule] = look(connection, session).schedules
     a_run(store, "default", schedule_id=schedule.id, nominal=nominal)
     store.pass_time(100 * DAY)
     assert prune(store, Kind.RUNS) == {}

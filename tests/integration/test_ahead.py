@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.conformance.store_kit import EVERY_STORE, make_stores
+from tests.conformance.store_kit import EVERY_STORE, claim, make_stores
 from tests.integration.ahead_kit import MANY, Rig
 
 from wakeloop import Context, agent
@@ -141,7 +141,7 @@ def test_what_is_in_hand_is_no_crowd(rig: Rig) -> None:
     first = rig.approach(timedelta(seconds=2))
     again = rig.timers.sweep()
     with rig.store.database.begin() as connection:
-        held = leases.claim(
+        held = claim(
             connection,
             first.sessions,
             owner="w",

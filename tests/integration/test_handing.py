@@ -17,13 +17,14 @@ from tests.servers import Program, free_port, poll
 from wakeloop import Agent, Context, agent, flow
 from wakeloop.celery_app import CeleryDispatcher, make_app
 from wakeloop.desk import Desk
-from wakeloop.dispatch import Dispatcher, TurnMessage
+from wakeloop.dispatch import Dispatcher, Handed, TurnMessage
 from wakeloop.flow import FEW, MANY
 from wakeloop.handing import Handing
 from wakeloop.links import Links
 from wakeloop.people import People
 from wakeloop.registry import Registry
-from wakeloop.store import schedules
+from wakeloop.store import inbox, leases, schedules
+from wakeloop.store.records import NewRun
 from wakeloop.timers import Timers, TimerThread
 from wakeloop.world import World
 
@@ -103,6 +104,94 @@ def test_without_a_broker_it_is_left_to_the_workers(store: Store, nowhere: Celer
 
     assert (row.owner, row.dispatches) == (None, 0)
     assert sorted(store.claim_due()) == sorted(store.sessions("a", "b"))
+
+
+def mark(store: Store, *keys: str) -> list[Handed]:
+    """Make these sessions due, and mark them as dispatched in the same transaction."""
+    with store.database.begin() as connection:
+        new = [NewRun(id=store.id(), agent="standup", key=key, event="{}") for key in keys]
+        known = inbox.ensure_sessions(connection, [("standup", key) for key in keys], now=store.now)
+        inbox.touch(connection, inbox.queue_runs(connection, new, known, now=store.now), now=store.now)
+        marked = leases.hand_over(connection, known.values(), now=store.now, agents=["standup"])
+    return [Handed(id=id, agent=agent, key=key) for id, agent, key in marked]
+
+
+def test_what_is_marked_where_it_is_made_due_needs_no_claim(store: Store) -> None:
+    """It is nobody else's for ten seconds, and goes to the broker without a look at the store; then it is due again."""
+    broker = Queue()
+    handing = Handing(timers=make_timers(store), dispatcher=broker)
+    handing.start()
+
+    marked = mark(store, "a", "b")
+    store.queue("left")
+    claimed = store.claim_due()
+    handing.take(marked)
+    messages = [broker.messages.get(timeout=10) for _ in marked]
+    handing.stop()
+
+    assert claimed == store.sessions("left")
+    assert sorted(id for message in messages for id in message.sessions) == store.sessions("a", "b")
+    assert broker.messages.empty()
+    assert store.claim_due() == []
+    store.pass_time(10)
+    assert sorted(store.claim_due()) == sorted(store.sessions("a", "b", "left"))
+
+
+def test_what_was_marked_is_sent_before_the_end(store: Store) -> None:
+    """A web process that is told to stop leaves nothing for ten seconds that it could have sent."""
+    broker = Queue()
+    handing = Handing(timers=make_timers(store), dispatcher=broker)
+    handing.start()
+
+    for batch in range(10):
+        handing.take(mark(store, f"{batch}-a", f"{batch}-b"))
+    handing.stop()
+
+    sent = [id for _ in range(broker.messages.qsize()) for id in broker.messages.get().sessions]
+    assert len(sent) == len(set(sent)) == 20
+
+
+def test_only_what_is_due_and_nobodys_is_marked(store: Store) -> None:
+    """A session that is held, one that is on its way, one that sleeps and one of an agent that is not known stay as they
+    are, and the one that is on its way is due as it was."""
+    held = store.held("held")
+    store.queue("on its way")
+    on_its_way = store.claim_due()
+    [asleep] = store.sessions("asleep")
+    store.queue("free")
+    store.queue("stranger", agent="stranger")
+    ids = [
+        held.id,
+        *on_its_way,
+        asleep,
+        *store.sessions("free"),
+        *store.sessions("stranger", agent="stranger"),
+    ]
+
+    with store.database.begin() as connection:
+        marked = leases.hand_over(connection, ids, now=store.now, agents=["standup"])
+        again = leases.hand_over(connection, ids, now=store.now, agents=["standup"])
+
+    assert [key for _, _, key in marked] == ["free"]
+    assert again == []
+    assert store.session(held.id).token == held.token
+    assert store.claim_due("standup", "stranger") == store.sessions("stranger", agent="stranger")
+
+
+def test_what_was_marked_is_given_back_where_there_is_no_broker(
+    store: Store, nowhere: CeleryDispatcher
+) -> None:
+    """It is due at once, for a worker that perhaps reaches the broker."""
+    handing = Handing(timers=make_timers(store), dispatcher=nowhere)
+    handing.start()
+
+    handing.take(mark(store, "a"))
+    for _ in poll(20):
+        if handing.is_paused:
+            break
+    handing.stop()
+
+    assert store.claim_due() == store.sessions("a")
 
 
 def test_a_few_get_a_message_each_and_a_stream_shares_them(

@@ -11,7 +11,7 @@ from tests.servers import Postgres
 
 from wakeloop import Context, agent, on_message
 from wakeloop.channel import Incoming
-from wakeloop.plain import Plain, is_plain, rounds, route
+from wakeloop.plain import Plain, Round, is_plain, rounds
 from wakeloop.testing import Simulation
 
 NAMES = ("alice", "bob", "carol", "dave", "erin")
@@ -61,9 +61,13 @@ def plain(name: str, id: str, text: str = "hello") -> Plain:
 
 
 def route_all(sim: Simulation, messages: list[Plain]) -> list[str | None]:
-    """Beside the simulation, as one transaction."""
+    """Beside the simulation, together."""
+    some = Round(sim._world, messages, now=sim.now)
     with sim._database.begin() as connection:
-        return route(connection, sim._world, sim._intake._routing, messages, now=sim.now)
+        some.look(connection)
+        if some.is_simple and sim._database.is_postgres:
+            return some.put(connection, agents=[]).outcomes
+        return some.route(connection, sim._intake._routing, agents=[]).outcomes
 
 
 def test_each_message_goes_to_the_one_session_or_request_that_it_is_for(url: str) -> None:

@@ -16,13 +16,13 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
-from tests.conformance.store_kit import EVERY_STORE, Store, after, change, make_stores, running
+from tests.conformance.store_kit import EVERY_STORE, Store, after, change, claim, look, make_stores, running
 from tests.servers import Postgres
 
 from wakeloop import Context, agent, cron
 from wakeloop.clock import OffsetClock
 from wakeloop.engine.journal import Kind, Record
-from wakeloop.store import inbox, leases, turns
+from wakeloop.store import inbox, turns
 from wakeloop.store.database import Database, is_outage
 from wakeloop.store.records import NewRun, Post, SessionCommit
 from wakeloop.testing import Simulation
@@ -182,7 +182,7 @@ def test_a_poisoned_session_fails_its_transaction_and_not_the_others_when_tried_
     run = running(store, good)
     store.commit(change(good, new_runs=[run]))
     with store.database.read() as connection:
-        fresh = turns.load_sessions(connection, [good.id, bad.id])
+        fresh = look(connection, good.id, bad.id).known
     commits = [
         change(fresh[good.id], state='"fine"'),
         change(fresh[bad.id], state='"poisoned"', new_runs=[run]),
@@ -295,11 +295,11 @@ def test_commits_survive_restarts_of_the_server() -> None:
                         known = inbox.ensure_sessions(connection, [("standup", owner)], now=now)
                         run = NewRun(id=first, agent="standup", key=owner, event="{}")
                         inbox.touch(connection, inbox.queue_runs(connection, [run], known, now=now), now=now)
-                        rows = leases.claim(
+                        rows = claim(
                             connection, known.values(), owner=owner, now=now, until=now + timedelta(hours=1)
                         )
                         return (
-                            rows[0] if rows else turns.load_sessions(connection, known.values()).popitem()[1]
+                            rows[0] if rows else next(iter(look(connection, *known.values()).known.values()))
                         )
 
                 first = database._clock.new_id()

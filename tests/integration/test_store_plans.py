@@ -21,6 +21,7 @@ from wakeloop.status import RunStatus
 from wakeloop.store import (
     ahead,
     amendments,
+    arriving,
     audit,
     chores,
     claims,
@@ -47,7 +48,7 @@ from wakeloop.store import (
     turns,
     verifications,
 )
-from wakeloop.store.batches import Insert
+from wakeloop.store.batches import Insert, is_postgres
 from wakeloop.store.database import Database
 from wakeloop.store.records import (
     ChildEnd,
@@ -85,7 +86,7 @@ PARTIAL = tuple(
     if index.dialect_options["sqlite"]["where"] is not None
 )
 MODULES = (
-    ahead, amendments, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
+    ahead, amendments, arriving, audit, chores, claims, conversation, due, erasure, exports, files, grants, inbox, keys, leases, listeners,
     measures, outbox, queries, received, repair, requests, retention, schedules, threads, turns, verifications,
 )  # fmt: skip
 
@@ -243,6 +244,20 @@ def remove_what_is_old(connection: Any) -> None:
             assert retention.remove(connection, kind, ids[kind], repeats=NOW, counting=counting)
 
 
+def take_messages(connection: Any) -> None:
+    """Two that are new and one that is not. On SQLite other verbs do the same."""
+    rows = [
+        {
+            "message_id": uuid(8, 70 + n), "channel": "sms", "provider_id": f"R{80_000 - 1 + n}", "address": f"+{n}",
+            "contact": f"c{n}", "raw": "{}", "outcome": "", "thread": None, "session_id": 7 + n, "subject": None,
+            "text": "hello", "dedupe": f"message:{n}", "body": "{}", "trace": None,
+        }
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    if is_postgres(connection):
+        arriving.take(connection, rows, now=NOW, agents=["agent8", "agent9"])
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
     "ahead.expect": lambda c: ahead.expect(c, [(1, AHEAD), (2, AHEAD), (30, NOW)]),
     "ahead.has_queued": lambda c: ahead.has_queued(c, 7, ["r6", "r7"]),
@@ -320,7 +335,6 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "keys.has_tokens": lambda c: keys.has_tokens(c, now=NOW),
     "keys.list_tokens": lambda c: keys.list_tokens(c),
     "keys.revoke_token": lambda c: keys.revoke_token(c, "t7", now=NOW),
-    "leases.claim": lambda c: leases.claim(c, [1, 2, 3], owner="w", now=NOW, until=AHEAD),
     "leases.extend": lambda c: leases.extend(c, [1, 2, 3], owner="w", until=AHEAD),
     "leases.arrivals": lambda c: leases.arrivals(c, [1, 2, 3], owner="w"),
     "leases.hand_back": lambda c: leases.hand_back(c, [1, 2, 3], owner="w", now=NOW),
@@ -364,8 +378,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "outbox.set_opt_out": lambda c: [outbox.set_opt_out(c, "sms", "+7", out, now=NOW) for out in (False, True)],  # type: ignore[func-returns-value]
     "received.record_all": lambda c: received.record_all(c, [{"channel": "sms", "provider_id": f"new{n}", "address": "+1", "contact": "c1", "raw": "{}", "outcome": "x", "at": NOW, "thread": None, "reply_to": None, "message_id": uuid(2, n)} for n in (1, 2)]),
     "received.add_messages": lambda c: received.add_messages(c, [{"id": uuid(8, 3), "session_id": 7, "request_id": None, "inbound": True, "contact": "c1", "channel": "sms", "subject": None, "text": "x", "attachments": None, "at": NOW}]),
-    "received.waiting_for_any": lambda c: received.waiting_for_any(c, [f"c{n}" for n in range(7, 20)]),
-    "requests.open_of_contacts": lambda c: requests.open_of_contacts(c, [f"c{n}" for n in range(7, 20)]),
+    "arriving.wanted": lambda c: arriving.wanted(c, [f"c{n}" for n in range(7, 20)]),
+    "arriving.take": take_messages,
+    "leases.hand_over": lambda c: leases.hand_over(c, [1, 2, 30], now=NOW, agents=["agent1", "agent2"]),
     "requests.lock_all": lambda c: requests.lock_all(c, [uuid(4, n) for n in range(1, 20)], range(1, 20)),
     "received.record": lambda c: received.record(c, channel="sms", provider_id="R1", address="+1", contact=None, raw="{}", now=NOW),
     "received.set_outcome": lambda c: received.set_outcome(c, 7, "kept", None),
@@ -410,19 +425,16 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "retention.find": lambda c: [retention.find(c, kind, before=NOW, limit=100) for kind in retention.Kind],
     "retention.at_rest": lambda c: retention.at_rest(c, [uuid(2, n) for n in range(1, 100)]),
     "retention.remove": remove_what_is_old,
-    "schedules.of_sessions": lambda c: (schedules.of_sessions(c, [7, 8]), schedules.of_sessions(c, [7, 8], [6, 7])),
     "schedules.defined": lambda c: schedules.defined(c, 7),
     "schedules.add": lambda c: schedules.add(c, [{"session_id": 7, "agent": "a", "ref": "z", "own": False, "spec": "{}", "anchor": NOW, "nominal": AHEAD, "due_at": AHEAD}]),
     "schedules.end": lambda c: schedules.end(c, [7]),
     "schedules.claim_due": lambda c: schedules.claim_due(c, now=NOW, agents=[f"agent{n}" for n in range(20)], limit=1000),
     "schedules.count_coming": lambda c: schedules.count_coming(c, now=NOW, soon=NOW + timedelta(seconds=3), agents=[f"agent{n}" for n in range(20)], limit=200),
     "schedules.move": lambda c: schedules.move(c, [{"id": 7, "nominal": AHEAD, "due_at": AHEAD}]),
-    "turns.load_open_runs": lambda c: turns.load_open_runs(c, [7, 8, 9]),
+    "turns.take_up": lambda c: turns.take_up(c, [1, 2, 3], [7, 8, 9], owner="w", now=NOW, until=AHEAD),
     "turns.run_row": lambda c: None,
     "turns.load_journals": lambda c: turns.load_journals(c, [uuid(1, 7), uuid(1, 8)]),
-    "turns.load_inbox": lambda c: turns.load_inbox(c, [7, 8, 9]),
     "turns.load_parked": lambda c: turns.load_parked(c, [uuid(1, 7), uuid(1, 8)]),
-    "turns.load_sessions": lambda c: turns.load_sessions(c, [7, 8, 9]),
     "turns.commit": a_whole_commit,
     "verifications.begin": lambda c: verifications.begin(c, "sms", "+7", now=NOW),
     "verifications.take": lambda c: verifications.take(c, "sms", "+7", "123456", NOW),
@@ -540,7 +552,7 @@ def test_a_statement_reads_no_large_table_from_end_to_end(filled: Database, verb
 
     assert found == {}
     # SQLite has one writer, so nobody needs to be locked out.
-    one_writer = not filled.is_postgres and verb == "requests.lock_contacts"
+    one_writer = not filled.is_postgres and verb in ("requests.lock_contacts", "arriving.take")
     assert seen or one_writer or verb in ("outbox.put_all", "turns.run_row")
 
 
@@ -570,6 +582,33 @@ def test_what_is_due_has_its_index_before_there_are_statistics(postgres_server: 
     assert [key for _, _, key in claimed] == ["k7", "k8"]
     used = {node["Index Name"] for node in _nodes(plan[0]["Plan"]) if "Index Name" in node}
     assert used == {"ix_sessions_due_at", "pk_sessions"}
+
+
+def test_who_waits_for_a_contact_is_found_by_the_contact_before_there_are_statistics(
+    postgres_server: Postgres,
+) -> None:
+    """In a database that was filled a moment ago, a message does not read all runs that wait."""
+    database = Database(postgres_server.new_database())
+    database.upgrade()
+    with database.begin() as connection:
+        for table in (schema.sessions, schema.runs, schema.receivers):
+            connection.execute(sa.text(f"ALTER TABLE {table.name} SET (autovacuum_enabled = off)"))
+        numbers = range(1, 5001)
+        connection.execute(schema.sessions.insert(), [{"agent": "standup", "key": f"k{n}", "created_at": NOW} for n in numbers])  # fmt: skip
+        connection.execute(schema.runs.insert(), [{"id": uuid(1, n), "session_id": n, "status": "waiting", "event": "{}", "created_at": NOW} for n in numbers])  # fmt: skip
+        connection.execute(schema.receivers.insert(), [{"run_id": uuid(1, n), "op": 1, "session_id": n, "contact": f"c{n}"} for n in numbers])  # fmt: skip
+    seen: list[tuple[str, Any]] = []
+
+    with database.engine.connect() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: seen.append((args[2], args[3])))
+        found = arriving.wanted(connection, ["c7"])
+        [(statement, parameters)] = seen
+        read = _sequential(connection, statement, parameters)
+        connection.rollback()
+    database.close()
+
+    assert [(row.contact, row.session, row.key) for row in found] == [("c7", 7, "k7")]
+    assert not {"sessions", "runs", "receivers"} & set(read)
 
 
 def test_unneeded_exceptions_are_not_kept() -> None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
-from tests.conformance.store_kit import at_once, raised
+from tests.conformance.store_kit import at_once, look, raised
 from tests.servers import Postgres, free_port
 
 from wakeloop.asking import RequestSpec, Settled
@@ -30,7 +30,7 @@ from wakeloop.links import Links
 from wakeloop.people import People
 from wakeloop.registry import Registry
 from wakeloop.status import OPEN_RUN, PARKED_RUN, RunStatus
-from wakeloop.store import due, exports, inbox, measures, migration, queries, requests, turns
+from wakeloop.store import due, exports, inbox, measures, migration, queries, requests
 from wakeloop.store.database import Database
 from wakeloop.store.records import NewRun, Post
 from wakeloop.store.schema import Instant, metadata
@@ -436,7 +436,7 @@ def test_what_the_fifth_schema_held_is_found_by_the_narrower_indexes(make_databa
             status: [row.id for row in queries.list_runs(connection, statuses=[status])]
             for status in RunStatus
         }
-        loaded = {row.id for row in turns.load_open_runs(connection, [session])}
+        loaded = {row.id for row in look(connection, session).runs}
         exported = {row.id for kind, row in exports.rows_of(connection, session) if kind == "run"}
         parked = {row.status: row.number for row in measures.parked_runs(connection)}
         queued = inbox.queue_runs(connection, [again], known, now=NOW)

@@ -19,6 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
+from wakeloop.store.direct import Direct
 from wakeloop.store.schema import Instant
 
 Row = Mapping[str, Any]
@@ -160,16 +161,15 @@ class Insert:
         if returning:
             back = [table.c[name] for name in returning]
             many, one = many.returning(*back), one.returning(*back)
-        self._many, self._one = many, one
+        self._many, self._one = Direct(many), one
         self._rows = _Rows(one, {name: (name, table.c[name].type) for name in self._columns})
 
-    def __call__(self, connection: Connection, rows: Sequence[Row]) -> list[sa.Row[Any]]:
+    def __call__(self, connection: Connection, rows: Sequence[Row]) -> list[Any]:
         """Add these rows, each a mapping of all columns; what is to be returned of those that were added."""
         if not rows:
             return []
         if is_postgres(connection):
-            result = connection.execute(self._many, _turned(self._columns, rows))
-            return list(result) if self._returns else []
+            return self._many(connection, _turned(self._columns, rows))
         if not self._returns:
             self._rows(connection, rows)
             return []
@@ -192,7 +192,7 @@ class Update:
         set_one = {name: express.get(name, plain)(new[name]) for name in columns}
         set_many = {name: express.get(name, plain)(source.c[name]) for name in columns}
         self._one = sa.update(table).where(table.c[key] == new[key]).values({**set_one, **(also or {})})
-        self._many = (
+        self._many = Direct(
             sa.update(table).where(table.c[key] == source.c[key]).values({**set_many, **(also or {})})
         )
         self._rows = _Rows(self._one, {f"new_{name}": (name, table.c[name].type) for name in self._columns})
@@ -202,7 +202,7 @@ class Update:
         if not rows:
             return
         if is_postgres(connection):
-            connection.execute(self._many, _turned(self._columns, rows))
+            self._many(connection, _turned(self._columns, rows))
         else:
             self._rows(connection, rows)
 
@@ -222,13 +222,15 @@ class Taking:
         one: Any = sa.update(table).where(table.c[key].in_(chosen.scalar_subquery())).values(values)
         if returning:
             many, one = many.returning(*returning), one.returning(*returning)
-        self._returns = bool(returning)
-        self._many, self._one = many, one
+        self._many, self._one = Direct(many), Direct(one)
 
-    def __call__(self, connection: Connection, parameters: Row) -> list[sa.Row[Any]]:
+    def __call__(self, connection: Connection, parameters: Row) -> list[Any]:
         """Do it; what is to be returned of the rows that were changed, as they are now."""
-        result = connection.execute(self._many if is_postgres(connection) else self._one, parameters)
-        return list(result) if self._returns else []
+        return (self._many if is_postgres(connection) else self._one)(connection, parameters)
+
+    def ready(self, dialect: Dialect) -> Any:
+        """See `wakeloop.store.direct.Statement`."""
+        return self._many.ready(dialect)
 
 
 class _Rows:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.store.batches import Insert, Listed, Update, among, is_postgres
+from wakeloop.store.direct import Direct
 from wakeloop.store.erasure import MARKED_JSON
 from wakeloop.store.records import NewEntry
 from wakeloop.store.schema import (
@@ -52,11 +53,15 @@ _APPEND = Insert(
     express={"seq": lambda new: _end_of(new["session_id"]) + new["seq"]},
 )
 _session = sessions.alias("of_session")
-_BOUNDS: Any = sa.select(
-    _session.c.id,
-    (sa.func.coalesce(_session.c.pruned_to, sa.literal_column("0")) + sa.literal_column("1")).label("oldest"),
-    _end_of(_session.c.id).label("newest"),
-).where(among(_session.c.id, "ids"))
+_BOUNDS = Direct(
+    sa.select(
+        _session.c.id,
+        (sa.func.coalesce(_session.c.pruned_to, sa.literal_column("0")) + sa.literal_column("1")).label(
+            "oldest"
+        ),
+        _end_of(_session.c.id).label("newest"),
+    ).where(among(_session.c.id, "ids"))
+)
 _MESSAGE = [
     getattr(messages.c, name).label(f"message_{name}")
     for name in ("id", "text", "inbound", "contact", "channel", "at", "subject", "attachments")
@@ -64,7 +69,7 @@ _MESSAGE = [
 _ENTRIES = sa.select(*conversation.columns, *_MESSAGE)
 _IS_MESSAGE = sa.and_(conversation.c.content.is_(None), messages.c.id == conversation.c.source)
 _ORDER = (conversation.c.session_id, conversation.c.seq)
-_RANGE: Any = (
+_RANGE = Direct(
     _ENTRIES.select_from(conversation.outerjoin(messages, _IS_MESSAGE))
     .where(
         conversation.c.session_id == sa.bindparam("session", type_=sa.BigInteger()),
@@ -84,7 +89,7 @@ _ranges = _wanted.table_valued(
     sa.column("first", sa.Integer()),
     sa.column("last", sa.Integer()),
 ).render_derived(name="wanted")
-_RANGES: Any = (
+_RANGES = Direct(
     _ENTRIES.select_from(_ranges)
     .join(
         conversation,
@@ -118,7 +123,7 @@ def bounds(connection: Connection, ids: Collection[int]) -> dict[int, tuple[int,
     there is none."""
     if not ids:
         return {}
-    return {row.id: (row.oldest, row.newest) for row in connection.execute(_BOUNDS, {"ids": sorted(ids)})}
+    return {row.id: (row.oldest, row.newest) for row in _BOUNDS(connection, {"ids": sorted(ids)})}
 
 
 def ranges(connection: Connection, wanted: Sequence[tuple[int, int, int]]) -> list[sa.Row[Any]]:
@@ -129,11 +134,11 @@ def ranges(connection: Connection, wanted: Sequence[tuple[int, int, int]]) -> li
     if is_postgres(connection) and len(wanted) > 1:
         sessions, firsts, lasts = (list(column) for column in zip(*wanted, strict=True))
         columns = {"sessions": sessions, "firsts": firsts, "lasts": lasts}
-        return list(connection.execute(_RANGES, columns))
+        return _RANGES(connection, columns)
     return [
         row
         for session, first, last in wanted
-        for row in connection.execute(_RANGE, {"session": session, "first": first, "last": last})
+        for row in _RANGE(connection, {"session": session, "first": first, "last": last})
     ]
 
 

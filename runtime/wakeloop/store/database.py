@@ -133,6 +133,13 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
+    def brief(self) -> Iterator[Connection]:
+        """For statements that write together (`store.direct.together`), and others that read what these have made the caller's.
+        On PostgreSQL those are a transaction by themselves, in one round trip with its commit; on SQLite all are one."""
+        with self.lone() if self.is_postgres else self.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """A reading transaction all of whose statements see the store as it was at the first."""
         with self.read() as connection:

@@ -8,6 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from wakeloop.store.direct import Direct
 from wakeloop.store.schema import Instant, amendments, deliveries, requests, schedules, sessions
 
 _NOW = sa.bindparam("now", type_=Instant())
@@ -19,9 +20,11 @@ def _first(table: sa.Table, condition: sa.ColumnElement[bool], name: str) -> sa.
 
 
 _TABLES = (sessions, deliveries, schedules, requests, amendments)
-_LOOK = sa.select(
-    *(_first(table, table.c.due_at.is_not(None), f"first_{table.name}") for table in _TABLES),
-    *(_first(table, table.c.due_at > _NOW, f"next_{table.name}") for table in _TABLES),
+_LOOK = Direct(
+    sa.select(
+        *(_first(table, table.c.due_at.is_not(None), f"first_{table.name}") for table in _TABLES),
+        *(_first(table, table.c.due_at > _NOW, f"next_{table.name}") for table in _TABLES),
+    )
 )
 
 
@@ -43,7 +46,7 @@ class Due:
 
 def look(connection: Connection, *, now: datetime) -> Due:
     """What is due at `now`. Takes nothing and locks nothing: what is due is still to be claimed."""
-    first = connection.execute(_LOOK, {"now": now}).one()
+    [first] = _LOOK(connection, {"now": now})
     (session, delivery, schedule, request, amendment), later = first[:5], first[5:]
     return Due(
         sessions=session is not None and session <= now,

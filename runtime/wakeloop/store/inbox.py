@@ -12,15 +12,20 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.status import RunStatus
 from wakeloop.store.batches import Insert, Taking, among, arrays, is_postgres
+from wakeloop.store.direct import Direct
 from wakeloop.store.records import ChildEnd, NewRun, Post
 from wakeloop.store.schema import OPEN_RUNS, PENDING_EVENTS, Instant, inbox, runs, sessions
 
 _NAMES = arrays(sessions, ("agent", "key"))
-_FIND_SESSIONS = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).join(
-    _NAMES, sa.and_(sessions.c.agent == _NAMES.c.agent, sessions.c.key == _NAMES.c.key)
+_FIND_SESSIONS = Direct(
+    sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).join(
+        _NAMES, sa.and_(sessions.c.agent == _NAMES.c.agent, sessions.c.key == _NAMES.c.key)
+    )
 )
-_FIND_SESSION = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(
-    sessions.c.agent == sa.bindparam("agent"), sessions.c.key == sa.bindparam("key")
+_FIND_SESSION = Direct(
+    sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(
+        sessions.c.agent == sa.bindparam("agent"), sessions.c.key == sa.bindparam("key")
+    )
 )
 _INSERT_SESSIONS = Insert(
     sessions, ("agent", "key", "created_at", "due_at"), new=("agent", "key"), returning=("id", "agent", "key")
@@ -95,19 +100,18 @@ def _find_sessions(connection: Connection, names: list[tuple[str, str]]) -> dict
         return {}
     if is_postgres(connection) and len(names) > 1:
         lists = {"new_agent": [agent for agent, _ in names], "new_key": [key for _, key in names]}
-        found = list(connection.execute(_FIND_SESSIONS, lists))
+        found = _FIND_SESSIONS(connection, lists)
     else:
         found = [
-            row
-            for agent, key in names
-            for row in connection.execute(_FIND_SESSION, {"agent": agent, "key": key})
+            row for agent, key in names for row in _FIND_SESSION(connection, {"agent": agent, "key": key})
         ]
     return {(row.agent, row.key): row.id for row in found}
 
 
 def find_session(connection: Connection, agent: str, key: str) -> int | None:
     """The id of a session, if it is there."""
-    return connection.execute(_FIND_SESSION, {"agent": agent, "key": key}).scalar()
+    row = _FIND_SESSION.first(connection, {"agent": agent, "key": key})
+    return None if row is None else row.id
 
 
 def post(

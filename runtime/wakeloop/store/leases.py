@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from wakeloop.store.batches import Taking, among
+from wakeloop.store.direct import Call, Direct
 from wakeloop.store.records import SessionRow
 from wakeloop.store.schema import Instant, sessions
 
@@ -54,13 +55,20 @@ def redispatch_times(now: datetime) -> dict[str, datetime]:
 
 _CLAIM = Taking(
     sessions,
-    _THESE.where(sessions.c.owner.is_(None), sa.or_(sessions.c.dispatches > 0, sessions.c.due_at <= _NOW)),
+    _THESE.where(
+        sa.or_(
+            sa.and_(sessions.c.owner.is_(None), sa.or_(sessions.c.dispatches > 0, sessions.c.due_at <= _NOW)),
+            sessions.c.owner == _OWNER,
+        )
+    ),
     {"owner": _OWNER, "token": sessions.c.token + 1, "due_at": _UNTIL, "dispatches": 0},
     returning=SESSION_COLUMNS,
 )
 _EXTEND = Taking(sessions, _THESE.where(sessions.c.owner == _OWNER), {"due_at": _UNTIL})
-_ARRIVALS = sa.select(sessions.c.id, sessions.c.arrivals).where(
-    among(sessions.c.id, "ids"), sessions.c.owner == _OWNER
+_ARRIVALS = Direct(
+    sa.select(sessions.c.id, sessions.c.arrivals).where(
+        among(sessions.c.id, "ids"), sessions.c.owner == _OWNER
+    )
 )
 _HAND_BACK = Taking(
     sessions,
@@ -94,13 +102,24 @@ _CLAIM_DUE = Taking(
     returning=(sessions.c.id, sessions.c.agent, sessions.c.key),
     skip_locked=True,
 )
+_HAND_OVER = Taking(
+    sessions,
+    _THESE.where(
+        sessions.c.owner.is_(None),
+        sessions.c.dispatches == sa.literal_column("0"),
+        sessions.c.due_at <= _NOW,
+        among(_AGENT, "agents"),
+    ),
+    {"due_at": sa.bindparam("again_0", type_=Instant()), "dispatches": 1},
+    returning=(sessions.c.id, sessions.c.agent, sessions.c.key),
+)
 _COMING = sa.select(sa.func.count()).select_from(
     sa.select(sessions.c.id)
     .where(sessions.c.due_at > _NOW, sessions.c.due_at <= _SOON, _IS_ASLEEP, among(_AGENT, "agents"))
     .limit(sa.bindparam("most", type_=sa.Integer()))
     .subquery()
 )
-_HOLDERS = (
+_HOLDERS = Direct(
     sa.select(sessions.c.owner)
     .where(sessions.c.due_at > _NOW, sessions.c.due_at <= _UNTIL, sessions.c.owner.is_not(None))
     .distinct()
@@ -127,16 +146,13 @@ _RECOVER = Taking(
 )
 
 
-def claim(
-    connection: Connection, ids: Collection[int], *, owner: str, now: datetime, until: datetime
-) -> list[SessionRow]:
-    """Take the leases of those of these sessions that are free and need a turn, until `until`.
+def claiming(ids: Collection[int], *, owner: str, now: datetime, until: datetime) -> Call:
+    """The statement that takes the leases of those of these sessions that are free and need a turn, until `until`; its rows
+    are of SESSION_COLUMNS. What is `owner`'s is taken anew: nobody asks for what they have, but they may have lost it
+    together with the answer to this statement.
 
-    Raises their fencing tokens: a former holder's commits are refused from here on."""
-    if not ids:
-        return []
-    rows = _CLAIM(connection, {"ids": sorted(ids), "worker": owner, "now": now, "until": until})
-    return [session_row(row) for row in rows]
+    Raises their fencing tokens: a former holder's commits are refused from then on."""
+    return _CLAIM, {"ids": sorted(ids), "worker": owner, "now": now, "until": until}
 
 
 def session_row(row: Sequence[Any]) -> SessionRow:
@@ -157,7 +173,7 @@ def arrivals(connection: Connection, ids: Collection[int], *, owner: str) -> dic
     """How often something has arrived, for those of these sessions that `owner` still has."""
     if not ids:
         return {}
-    rows = connection.execute(_ARRIVALS, {"ids": sorted(ids), "worker": owner})
+    rows = _ARRIVALS(connection, {"ids": sorted(ids), "worker": owner})
     return {row.id: row.arrivals for row in rows}
 
 
@@ -188,6 +204,18 @@ def claim_due(
     return sorted((row.id, row.agent, row.key) for row in rows)
 
 
+def hand_over(
+    connection: Connection, ids: Collection[int], *, now: datetime, agents: Collection[str]
+) -> list[tuple[int, str, str]]:
+    """Mark those of these sessions as dispatched that are due, that nobody has, and that are not on their way already; their
+    ids, agents and keys. For the transaction that made them due, whose process hands them over once it is committed."""
+    if not ids:
+        return []
+    again = redispatch_times(now)["again_0"]
+    given = {"ids": sorted(ids), "now": now, "again_0": again, "agents": sorted(agents)}
+    return sorted((row.id, row.agent, row.key) for row in _HAND_OVER(connection, given))
+
+
 def count_coming(
     connection: Connection, *, now: datetime, soon: datetime, agents: Collection[str], limit: int
 ) -> int:
@@ -198,7 +226,7 @@ def count_coming(
 
 def holders(connection: Connection, *, now: datetime, until: datetime) -> list[str]:
     """Who holds leases that end after `now`, and at `until` at the latest."""
-    return list(connection.execute(_HOLDERS, {"now": now, "until": until}).scalars())
+    return [row.owner for row in _HOLDERS(connection, {"now": now, "until": until})]
 
 
 def end(connection: Connection, owners: Collection[str], *, now: datetime, until: datetime) -> int:

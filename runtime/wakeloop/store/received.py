@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +10,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from wakeloop.store.batches import Insert, Row, Update, among
+from wakeloop.store.batches import Insert, Row, Update
+from wakeloop.store.direct import Direct
 from wakeloop.store.schema import messages, received, receivers, requests, runs, sessions
 
 _RECORD = Insert(
@@ -65,16 +65,13 @@ def _waiting(condition: sa.ColumnElement[bool]) -> Any:
 _WAITING_FOR = sa.union(
     _waiting(receivers.c.contact == sa.bindparam("contact")), _waiting(receivers.c.contact.is_(None))
 )
-_WAITING_FOR_ANY = sa.union(
-    _waiting(among(receivers.c.contact, "contacts")), _waiting(receivers.c.contact.is_(None))
-)
-_SESSION_OF_REQUEST: Any = (
+_SESSION_OF_REQUEST = Direct(
     sa.select(sessions.c.id, sessions.c.agent, sessions.c.key)
     .join(requests, requests.c.session_id == sessions.c.id)
     .where(requests.c.id == sa.bindparam("request"))
 )
-_SESSION: Any = sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(
-    sessions.c.id == sa.bindparam("session")
+_SESSION = Direct(
+    sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(sessions.c.id == sa.bindparam("session"))
 )
 _MESSAGE = sa.select(messages).where(messages.c.id == sa.bindparam("message"))
 _ATTACHED = sa.select(messages.c.attachments).where(
@@ -135,30 +132,14 @@ def waiting_for(connection: Connection, contact: str) -> list[sa.Row[Any]]:
     return list(connection.execute(_WAITING_FOR, {"contact": contact}))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Waits:
-    """A session with an open run that waits for a message: of a contact, or of anyone (None)."""
-
-    session: int
-    agent: str
-    key: str
-    contact: str | None
-
-
-def waiting_for_any(connection: Connection, contacts: Sequence[str]) -> list[Waits]:
-    """The sessions with an open run that waits for a message of one of these contacts, or of anyone."""
-    rows = connection.execute(_WAITING_FOR_ANY, {"contacts": sorted(contacts)})
-    return [Waits(session=row.id, agent=row.agent, key=row.key, contact=row.contact) for row in rows]
-
-
-def session_of_request(connection: Connection, request_id: UUID) -> sa.Row[Any] | None:
+def session_of_request(connection: Connection, request_id: UUID) -> Any:
     """The session that asked."""
-    return connection.execute(_SESSION_OF_REQUEST, {"request": request_id}).first()
+    return _SESSION_OF_REQUEST.first(connection, {"request": request_id})
 
 
-def session(connection: Connection, id: int) -> sa.Row[Any] | None:
+def session(connection: Connection, id: int) -> Any:
     """A session's agent and key."""
-    return connection.execute(_SESSION, {"session": id}).first()
+    return _SESSION.first(connection, {"session": id})
 
 
 def message(connection: Connection, id: UUID) -> sa.Row[Any] | None:

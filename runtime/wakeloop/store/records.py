@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -232,3 +233,25 @@ class Committed:
     arrived: bool = False
     version: int = 0
     has_settled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandedOver:
+    """What a transaction has marked as dispatched of what it made due, each session with its agent and key. is_all: nothing
+    that it made due is left to be claimed."""
+
+    sessions: Sequence[tuple[int, str, str]] = ()
+    is_all: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenUp:
+    """What sessions need whose turns begin or go on. claimed: whose leases were had. known: the others, as they are; by their
+    ids. runs: the open ones, oldest first. inbox: what is not consumed, oldest first. schedules: the live ones, soonest
+    first."""
+
+    claimed: Sequence[SessionRow] = ()
+    known: Mapping[int, SessionRow] = field(default_factory=dict)
+    runs: Sequence[RunRow] = ()
+    inbox: Sequence[InboxRow] = ()
+    schedules: Sequence[Any] = ()

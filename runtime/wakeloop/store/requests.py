@@ -17,6 +17,7 @@ from wakeloop import calls
 from wakeloop.asking import RequestSpec, with_brief
 from wakeloop.status import RequestStatus
 from wakeloop.store.batches import Insert, Listed, among, is_postgres
+from wakeloop.store.direct import Direct
 from wakeloop.store.records import NewRequest, Settlement
 from wakeloop.store.schema import OPEN_RECIPIENT, Instant, recipients, requests, sessions
 
@@ -29,13 +30,13 @@ _OPEN = str(RequestStatus.OPEN)
 
 _people = sa.func.unnest(sa.bindparam("contacts", type_=Listed(sa.Text()))).column_valued("contact")
 _LOCK_CONTACTS = sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(_people, 0x77616B65)))
-_LOCK_SESSIONS = (
+_LOCK_SESSIONS = Direct(
     sa.select(sessions.c.id)
     .where(among(sessions.c.id, "ids"))
     .order_by(sessions.c.id)
     .with_for_update(key_share=True)
 )
-_LOCK_REQUESTS = (
+_LOCK_REQUESTS = Direct(
     sa.select(requests)
     .where(among(requests.c.id, "ids"))
     .order_by(requests.c.id)
@@ -71,21 +72,21 @@ _END: Mapping[str, Any] = {
 }
 _SETTLE = sa.update(requests).where(requests.c.id == sa.bindparam("request"), _IS_OPEN)
 _SETTLE_AND_TELL = _SETTLE.values(**_END, due_at=_NOW)
-_SETTLE_TOLD = _SETTLE.values(**_END, due_at=None)
-_SETTLE_OF_RUNS = (
+_SETTLE_TOLD = Direct(_SETTLE.values(**_END, due_at=None).returning(requests.c.id))
+_SETTLE_OF_RUNS = Direct(
     sa.update(requests)
     .where(among(requests.c.run_id, "runs"), _IS_OPEN)
     .values(**_END, due_at=_NOW)
     .returning(requests.c.id)
 )
 # Whoever changes several people's rows locks them in one order: see also `note_told`.
-_LOCK_ASKED = (
+_LOCK_ASKED = Direct(
     sa.select(recipients.c.contact)
     .where(among(recipients.c.request_id, "ids"))
     .order_by(recipients.c.request_id, recipients.c.contact)
     .with_for_update(key_share=True)
 )
-_CLOSE = sa.update(recipients).where(among(recipients.c.request_id, "ids")).values(open=False)
+_CLOSE = Direct(sa.update(recipients).where(among(recipients.c.request_id, "ids")).values(open=False))
 _MOVE = (
     sa.update(requests)
     .where(requests.c.id == sa.bindparam("request"))
@@ -99,7 +100,7 @@ _SET_ARGS = (
     .where(requests.c.id == sa.bindparam("request"))
     .values(spec=sa.bindparam("new_spec"), args=sa.bindparam("new_args"), digest=sa.bindparam("new_digest"))
 )
-_FIND = sa.select(requests).where(requests.c.id == sa.bindparam("request"))
+_FIND = Direct(sa.select(requests).where(requests.c.id == sa.bindparam("request")))
 
 _TAKEN = sa.select(recipients.c.contact, recipients.c.code).where(
     among(recipients.c.contact, "contacts"), OPEN_RECIPIENT
@@ -117,7 +118,7 @@ _NOTE_TOLD = _CHANGE_RECIPIENT.values(code_told=True)
 _SET_DRAFT = _CHANGE_RECIPIENT.values(draft=sa.bindparam("new_draft"))
 _SET_VOTE = _CHANGE_RECIPIENT.values(vote=sa.bindparam("new_vote"))
 _NOTE_UNREACHABLE = _CHANGE_RECIPIENT.values(unreachable=True)
-_RECIPIENTS = (
+_RECIPIENTS = Direct(
     sa.select(recipients)
     .where(recipients.c.request_id == sa.bindparam("request"))
     .order_by(recipients.c.added_at, recipients.c.contact)
@@ -131,11 +132,6 @@ _ASKED = (
     *requests.columns, recipients.c.contact, recipients.c.code, recipients.c.via, recipients.c.draft,
     recipients.c.code_told, recipients.c.open,
 )  # fmt: skip
-_OPEN_OF_CONTACTS = (
-    sa.select(recipients.c.contact, requests.c.id, requests.c.session_id)
-    .join(requests, requests.c.id == recipients.c.request_id)
-    .where(among(recipients.c.contact, "people"), OPEN_RECIPIENT)
-)
 _OPEN_OF_CONTACT = (
     sa.select(*_ASKED)
     .join(requests, requests.c.id == recipients.c.request_id)
@@ -149,7 +145,7 @@ _OF_CONTACT = (
     .order_by(recipients.c.request_id.desc())
     .limit(sa.bindparam("most", type_=sa.Integer()))
 )
-_ONE_OF_CONTACT = (
+_ONE_OF_CONTACT = Direct(
     sa.select(*_ASKED)
     .join(requests, requests.c.id == recipients.c.request_id)
     .where(recipients.c.contact == sa.bindparam("person"), recipients.c.request_id == sa.bindparam("request"))
@@ -217,7 +213,7 @@ def settle_of_runs(
     if not run_ids:
         return False
     parameters = {"runs": sorted(run_ids), "new_status": status, "new_outcome": outcome, "now": now}
-    ended = list(connection.execute(_SETTLE_OF_RUNS, parameters).scalars())
+    ended = [row.id for row in _SETTLE_OF_RUNS(connection, parameters)]
     _close(connection, ended)
     return bool(ended)
 
@@ -225,7 +221,7 @@ def settle_of_runs(
 def settle_told(connection: Connection, id: UUID, status: str, outcome: str, *, now: datetime) -> bool:
     """End one request if it is still open: the first settlement wins. Whoever calls tells whom it concerns."""
     parameters = {"request": id, "new_status": status, "new_outcome": outcome, "now": now}
-    settled = connection.execute(_SETTLE_TOLD, parameters).rowcount == 1
+    settled = bool(_SETTLE_TOLD(connection, parameters))
     if settled:
         _close(connection, [id])
     return settled
@@ -234,27 +230,27 @@ def settle_told(connection: Connection, id: UUID, status: str, outcome: str, *, 
 def _close(connection: Connection, ids: Collection[UUID]) -> None:
     """Free the codes of requests that have ended."""
     if ids:
-        connection.execute(_LOCK_ASKED, {"ids": sorted(ids)}).all()
-        connection.execute(_CLOSE, {"ids": sorted(ids)})
+        _LOCK_ASKED(connection, {"ids": sorted(ids)})
+        _CLOSE(connection, {"ids": sorted(ids)})
 
 
 # ---------------------------------------------------------------------- looking and locking
 
 
-def find(connection: Connection, id: UUID) -> sa.Row[Any] | None:
+def find(connection: Connection, id: UUID) -> Any:
     """One request."""
-    return connection.execute(_FIND, {"request": id}).first()
+    return _FIND.first(connection, {"request": id})
 
 
-def lock(connection: Connection, id: UUID) -> sa.Row[Any] | None:
+def lock(connection: Connection, id: UUID) -> Any:
     """One request, locked against every other change until the transaction ends, with its session locked before it:
     the order in which turns lock them."""
     row = find(connection, id)
     if row is None:
         return None
     if row.session_id is not None:
-        connection.execute(_LOCK_SESSIONS, {"ids": [row.session_id]}).all()
-    return connection.execute(_LOCK_REQUESTS, {"ids": [id]}).first()
+        _LOCK_SESSIONS(connection, {"ids": [row.session_id]})
+    return _LOCK_REQUESTS.first(connection, {"ids": [id]})
 
 
 def lock_all(
@@ -262,13 +258,13 @@ def lock_all(
 ) -> dict[UUID, sa.Row[Any]]:
     """The same for several requests, those that are there, and these sessions, theirs among them."""
     if session_ids:
-        connection.execute(_LOCK_SESSIONS, {"ids": sorted(session_ids)}).all()
-    return {row.id: row for row in connection.execute(_LOCK_REQUESTS, {"ids": sorted(ids)})} if ids else {}
+        _LOCK_SESSIONS(connection, {"ids": sorted(session_ids)})
+    return {row.id: row for row in _LOCK_REQUESTS(connection, {"ids": sorted(ids)})} if ids else {}
 
 
 def await_others(connection: Connection, id: UUID) -> None:
     """Let whoever is changing a request finish, and nobody change it until the transaction ends."""
-    connection.execute(_LOCK_REQUESTS, {"ids": [id]}).all()
+    _LOCK_REQUESTS(connection, {"ids": [id]})
 
 
 def look_due(connection: Connection, *, now: datetime, limit: int) -> list[sa.Row[Any]]:
@@ -282,7 +278,7 @@ def lock_due(
     """Those of these requests that are due still and that nobody else has in hand, locked after their sessions; for
     sessions that somebody has in hand it waits."""
     if session_ids:
-        connection.execute(_LOCK_SESSIONS, {"ids": sorted(session_ids)}).all()
+        _LOCK_SESSIONS(connection, {"ids": sorted(session_ids)})
     return list(connection.execute(_LOCK_FREE_REQUESTS, {"ids": sorted(ids), "now": now}))
 
 
@@ -374,7 +370,7 @@ def set_vote(connection: Connection, id: UUID, contact: str, digest: str) -> Non
 
 def recipients_of(connection: Connection, id: UUID) -> list[sa.Row[Any]]:
     """Whom a request was asked, in the order in which they were."""
-    return list(connection.execute(_RECIPIENTS, {"request": id}))
+    return _RECIPIENTS(connection, {"request": id})
 
 
 def recipients_of_all(connection: Connection, ids: Collection[UUID]) -> dict[UUID, list[sa.Row[Any]]]:
@@ -391,24 +387,14 @@ def open_of_contact(connection: Connection, contact: str) -> list[sa.Row[Any]]:
     return list(connection.execute(_OPEN_OF_CONTACT, {"person": contact}))
 
 
-def open_of_contacts(
-    connection: Connection, contacts: Collection[str]
-) -> dict[str, list[tuple[UUID, int | None]]]:
-    """The open requests of those of these contacts who have any, each with its session."""
-    found: dict[str, list[tuple[UUID, int | None]]] = {}
-    for contact, id, session in connection.execute(_OPEN_OF_CONTACTS, {"people": sorted(contacts)}):
-        found.setdefault(contact, []).append((id, session))
-    return found
-
-
 def of_contact(connection: Connection, contact: str, *, limit: int) -> list[sa.Row[Any]]:
     """The contact's requests, open and settled, newest first."""
     return list(connection.execute(_OF_CONTACT, {"person": contact, "most": limit}))
 
 
-def one_of_contact(connection: Connection, contact: str, id: UUID) -> sa.Row[Any] | None:
+def one_of_contact(connection: Connection, contact: str, id: UUID) -> Any:
     """A request as it was asked of this contact, if it was."""
-    return connection.execute(_ONE_OF_CONTACT, {"person": contact, "request": id}).first()
+    return _ONE_OF_CONTACT.first(connection, {"person": contact, "request": id})
 
 
 def latest_of_contact(connection: Connection, contact: str, code: str) -> sa.Row[Any] | None:

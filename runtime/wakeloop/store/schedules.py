@@ -9,14 +9,26 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from wakeloop.status import RunStatus
 from wakeloop.store.batches import Insert, Update, among
-from wakeloop.store.schema import Instant, schedules, sessions
+from wakeloop.store.direct import Call, Direct
+from wakeloop.store.schema import OPEN_RUNS, Instant, runs, schedules, sessions
 
-_OF_SESSIONS = (
+_OF_SESSIONS = Direct(
     sa.select(schedules)
     .where(
         among(schedules.c.session_id, "sessions"),
-        sa.or_(schedules.c.nominal.is_not(None), among(schedules.c.id, "also")),
+        sa.or_(
+            schedules.c.nominal.is_not(None),
+            schedules.c.id.in_(
+                sa.select(runs.c.schedule_id).where(
+                    among(runs.c.session_id, "sessions"),
+                    OPEN_RUNS,
+                    runs.c.status == sa.literal_column(f"'{RunStatus.QUEUED}'"),
+                    runs.c.wake_at.is_not(None),
+                )
+            ),
+        ),
     )
     .order_by(schedules.c.nominal, schedules.c.id)
 )
@@ -50,14 +62,10 @@ _COMING = sa.select(sa.func.count()).select_from(
 _MOVE = Update(schedules, "id", ("nominal", "due_at"))
 
 
-def of_sessions(
-    connection: Connection, session_ids: Collection[int], also: Collection[int] = ()
-) -> list[sa.Row[Any]]:
-    """The live schedules of these sessions, soonest first, and of their others those with these ids."""
-    if not session_ids:
-        return []
-    given = {"sessions": sorted(session_ids), "also": sorted(also)}
-    return list(connection.execute(_OF_SESSIONS, given))
+def of_sessions(session_ids: Collection[int]) -> Call:
+    """The statement that gives the live schedules of these sessions, soonest first, and those that ended with an occurrence
+    that they had queued ahead of its time."""
+    return _OF_SESSIONS, {"sessions": sorted(session_ids)}
 
 
 def defined(connection: Connection, session_id: int) -> list[sa.Row[Any]]:

@@ -19,8 +19,10 @@ from wakeloop.status import PARKED_RUN, RequestStatus, RunStatus
 from wakeloop.store import ahead, conversation, leases, outbox, requests
 from wakeloop.store import inbox as arrivals
 from wakeloop.store.batches import Insert, Update, among
-from wakeloop.store.leases import SESSION_COLUMNS, session_row
-from wakeloop.store.records import Committed, InboxRow, RunRow, SessionCommit, SessionRow
+from wakeloop.store.direct import Call, Direct, together
+from wakeloop.store.leases import SESSION_COLUMNS, claiming, session_row
+from wakeloop.store.records import Committed, InboxRow, RunRow, SessionCommit, TakenUp
+from wakeloop.store.schedules import of_sessions as schedules_of
 from wakeloop.store.schema import (
     OPEN_RUNS,
     PENDING_EVENTS,
@@ -36,25 +38,28 @@ from wakeloop.store.schema import (
 _RUN_COLUMNS = tuple(column.name for column in runs.columns)
 _RUN_STATUS = {str(status): status for status in RunStatus}
 
-_LOAD_RUNS = (
+_LOAD_RUNS = Direct(
     sa.select(runs)
     .where(among(runs.c.session_id, "sessions"), OPEN_RUNS)
     .order_by(runs.c.created_at, runs.c.id)
 )
-_LOAD_JOURNALS = (
+_LOAD_JOURNALS = Direct(
     sa.select(journal).where(among(journal.c.run_id, "runs")).order_by(journal.c.run_id, journal.c.seq)
 )
-_LOAD_INBOX = (
+_LOAD_INBOX = Direct(
     sa.select(
         inbox.c.id, inbox.c.session_id, inbox.c.kind, inbox.c.target, inbox.c.body, inbox.c.arrived_at, inbox.c.trace
     )
     .where(among(inbox.c.session_id, "sessions"), PENDING_EVENTS)
     .order_by(inbox.c.id)
 )  # fmt: skip
-_LOAD_PARKED = sa.select(runs.c.id).where(
-    among(runs.c.id, "runs"), runs.c.status.in_([sa.literal_column(f"'{status}'") for status in PARKED_RUN])
+_LOAD_PARKED = Direct(
+    sa.select(runs.c.id).where(
+        among(runs.c.id, "runs"),
+        runs.c.status.in_([sa.literal_column(f"'{status}'") for status in PARKED_RUN]),
+    )
 )
-_LOAD_SESSIONS = sa.select(*SESSION_COLUMNS).where(among(sessions.c.id, "sessions"))
+_LOAD_SESSIONS = Direct(sa.select(*SESSION_COLUMNS).where(among(sessions.c.id, "sessions")))
 
 _LOCK_WAKEUPS = (
     sa.select(schedules.c.id)
@@ -62,7 +67,7 @@ _LOCK_WAKEUPS = (
     .order_by(schedules.c.id)
     .with_for_update(key_share=True)
 )
-_LOCK_SESSIONS = (
+_LOCK_SESSIONS = Direct(
     sa.select(sessions.c.id, sessions.c.token, sessions.c.version, sessions.c.arrivals, sessions.c.owner)
     .where(among(sessions.c.id, "ids"))
     .order_by(sessions.c.id)
@@ -74,13 +79,13 @@ _UPDATE_SESSIONS = Update(
 )  # fmt: skip
 _INSERT_RUNS = Insert(runs, _RUN_COLUMNS)
 _INSERT_JOURNAL = Insert(journal, ("run_id", "seq", "op", "kind", "name", "ok", "value", "at"))
-_CONSUME = (
+_CONSUME = Direct(
     sa.update(inbox)
     .where(among(inbox.c.id, "ids"))
     .values(consumed_at=sa.bindparam("now", type_=Instant()), body=None)
 )
 _RETARGET = Update(inbox, "id", ("target",))
-_DELETE_RECEIVERS = sa.delete(receivers).where(among(receivers.c.run_id, "runs"))
+_DELETE_RECEIVERS = Direct(sa.delete(receivers).where(among(receivers.c.run_id, "runs")))
 _INSERT_RECEIVERS = Insert(receivers, ("run_id", "op", "session_id", "contact"))
 _INSERT_WAKEUPS = Insert(
     schedules,
@@ -102,11 +107,43 @@ def _update_runs(columns: tuple[str, ...]) -> Update:
 # ---------------------------------------------------------------------- loading
 
 
-def load_open_runs(connection: Connection, session_ids: Collection[int]) -> list[RunRow]:
-    """The open runs of these sessions, oldest first."""
-    if not session_ids:
-        return []
-    return [run_row(row) for row in connection.execute(_LOAD_RUNS, {"sessions": sorted(session_ids)})]
+def take_up(
+    connection: Connection, asked: Collection[int], also: Collection[int], *, owner: str, now: datetime, until: datetime
+) -> TakenUp:  # fmt: skip
+    """Take the leases of those of the sessions `asked` for that are free and need a turn (see `leases.claiming`), and load
+    what these need and what the sessions `also` do, which somebody has already.
+
+    One round trip, and each statement begins after those before it: what arrived before a lease was had is seen."""
+    ids = sorted({*asked, *also})
+    if not ids:
+        return TakenUp()
+    calls: list[Call] = [
+        (_LOAD_RUNS, {"sessions": ids}), (_LOAD_INBOX, {"sessions": ids}), schedules_of(ids),
+    ]  # fmt: skip
+    if also:
+        calls.insert(0, (_LOAD_SESSIONS, {"sessions": sorted(also)}))
+    if asked:
+        calls.insert(0, claiming(asked, owner=owner, now=now, until=until))
+    found = iter(together(connection, calls))
+    taken = next(found) if asked else []
+    present = next(found) if also else []
+    open_runs, pending, wakeups = found
+    claimed = [session_row(row) for row in taken]
+    known = {row.id: session_row(row) for row in present}
+    ours = {row.id for row in claimed} | known.keys()
+    return TakenUp(
+        claimed=claimed,
+        known=known,
+        runs=[run_row(row) for row in open_runs if row.session_id in ours],
+        inbox=[
+            InboxRow(
+                id=id, session_id=session, kind=kind, target=target, body=body, arrived_at=at, trace=trace
+            )
+            for id, session, kind, target, body, at, trace in pending
+            if session in ours
+        ],
+        schedules=[row for row in wakeups if row.session_id in ours],
+    )
 
 
 def run_row(row: sa.Row[Any]) -> RunRow:
@@ -120,7 +157,7 @@ def load_journals(connection: Connection, run_ids: Collection[UUID]) -> dict[UUI
     """The journals of these runs, in order."""
     journals: dict[UUID, list[Record]] = {id: [] for id in run_ids}
     if run_ids:
-        rows = connection.execute(_LOAD_JOURNALS, {"runs": sorted(run_ids)})
+        rows = _LOAD_JOURNALS(connection, {"runs": sorted(run_ids)})
         for run_id, seq, op, kind, name, ok, value, at in rows:
             journals[run_id].append(
                 Record(seq=seq, op=op, kind=Kind(kind), name=name, ok=ok, value=value, at=at)
@@ -128,30 +165,11 @@ def load_journals(connection: Connection, run_ids: Collection[UUID]) -> dict[UUI
     return journals
 
 
-def load_inbox(connection: Connection, session_ids: Collection[int]) -> list[InboxRow]:
-    """What these sessions have not consumed, oldest first."""
-    if not session_ids:
-        return []
-    rows = connection.execute(_LOAD_INBOX, {"sessions": sorted(session_ids)})
-    return [
-        InboxRow(id=id, session_id=session, kind=kind, target=target, body=body, arrived_at=at, trace=trace)
-        for id, session, kind, target, body, at, trace in rows
-    ]
-
-
 def load_parked(connection: Connection, run_ids: Collection[UUID]) -> set[UUID]:
     """Those of these runs that are parked."""
     if not run_ids:
         return set()
-    return set(connection.execute(_LOAD_PARKED, {"runs": sorted(run_ids)}).scalars())
-
-
-def load_sessions(connection: Connection, session_ids: Collection[int]) -> dict[int, SessionRow]:
-    """These sessions as they are."""
-    if not session_ids:
-        return {}
-    rows = connection.execute(_LOAD_SESSIONS, {"sessions": sorted(session_ids)})
-    return {row.id: session_row(row) for row in rows}
+    return {row.id for row in _LOAD_PARKED(connection, {"runs": sorted(run_ids)})}
 
 
 # ---------------------------------------------------------------------- committing
@@ -176,7 +194,7 @@ def commit(
             connection.execute(_LOCK_WAKEUPS, refs).all()
     ids = {one.session.id for one in commits} | {answer.session for one in commits for answer in one.answers}
     wanted = sorted(ids | set(known.values()) | set(also))
-    locked = {row[0]: row for row in connection.execute(_LOCK_SESSIONS, {"ids": wanted})}
+    locked = {row[0]: row for row in _LOCK_SESSIONS(connection, {"ids": wanted})}
     withdrawn = _withdrawn(connection, commits, locked)
     results: list[Committed] = []
     writing: list[SessionCommit] = []
@@ -253,7 +271,7 @@ def _write(
     conversation.append(connection, [(one.session.id, one.entries) for one in commits], now=now)
     consumed = [id for one in commits for id in one.consumed]
     if consumed:
-        connection.execute(_CONSUME, {"ids": consumed, "now": now})
+        _CONSUME(connection, {"ids": consumed, "now": now})
     _RETARGET(connection, [{"id": id, "target": run} for one in commits for id, run in one.retargeted])
     _write_receivers(connection, commits)
     settlements = [settlement for one in commits for settlement in one.settlements]
@@ -283,7 +301,7 @@ def _run_values(run: RunRow) -> dict[str, Any]:
 def _write_receivers(connection: Connection, commits: list[SessionCommit]) -> None:
     changed = [run_id for one in commits for run_id in one.receivers]
     if changed:
-        connection.execute(_DELETE_RECEIVERS, {"runs": changed})
+        _DELETE_RECEIVERS(connection, {"runs": changed})
     rows = [
         {"run_id": run_id, "op": op, "session_id": one.session.id, "contact": contact}
         for one in commits for run_id, waits in one.receivers.items() for op, contact in waits
