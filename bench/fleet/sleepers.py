@@ -17,7 +17,7 @@ from bench.restate import Restate
 
 IDLE_SECONDS = 10.0
 MARGIN_SECONDS = 5.0
-EVE_SECONDS = 4.0
+EVE_SECONDS = 6.0
 """So long before the instant the processes' CPU is counted: a side may get ready for it."""
 SCAN_SECONDS = 0.25
 """Restate looks through all invocations to tell whether one is open: asked more often, it would be slower at its work."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.conformance.store_kit import EVERY_STORE, make_stores
+from tests.conformance.store_kit import EVERY_STORE, claim, make_stores
 from tests.integration.ahead_kit import Rig
 
 from wakeloop import Context, agent, at, cron, on_message, on_signal, step, timers
 from wakeloop.events import Call, Message, Signal, Tick
-from wakeloop.store import ahead, leases
+from wakeloop.store import ahead
 from wakeloop.store.schema import sessions
 from wakeloop.timers import AHEAD
 from wakeloop.triggers import load_schedule
@@ -402,7 +402,7 @@ def test_what_expects_a_tick_makes_a_session_due_no_later(rig: Rig) -> None:
             ahead.expect(connection, [(id, rig.store.now + timedelta(seconds=seconds))])
     with rig.store.database.begin() as connection:
         lease = rig.store.now + timedelta(seconds=15)
-        leases.claim(connection, [held], owner="w", now=rig.store.now, until=lease)
+        claim(connection, [held], owner="w", now=rig.store.now, until=lease)
         ahead.expect(connection, [(id, due) for id in (soon, late, never, held)])
 
     found = {id: rig.store.session(id) for id in (soon, late, never, held)}
