@@ -9,7 +9,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import psycopg
@@ -23,6 +22,7 @@ from bench.lab import PEERS, Lab, Options, server_dsn
 from bench.limits import Limits, machine
 from bench.page import publish
 from bench.rounds import OURS, Outcome, run_trials
+from bench.trial import Trial
 from bench.verdicts import changes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
@@ -31,7 +31,12 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
 
 @app.command()
 def run(
-    only: Annotated[str, typer.Option(help=f"These, with commas between: {', '.join(NAMES)}.")] = "",
+    only: Annotated[
+        str,
+        typer.Option(
+            help=f"These, with commas between: {', '.join(NAMES)}; or trials of them, such as sleepers.due.10000."
+        ),
+    ] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Of each side, alternating.")] = 5,
     quick: Annotated[bool, typer.Option(help="Small sizes, to see that everything works.")] = False,
     peers: Annotated[bool, typer.Option(help="Measure the peers, too.")] = True,
@@ -39,7 +44,7 @@ def run(
 ) -> None:
     """Run benchmarks, show the table, keep everything in a JSON file, and say what got worse."""
     names = [name for name in only.replace(",", " ").split() if name] or list(NAMES)
-    if unknown := sorted({*names} - {*NAMES, *HIDDEN}):
+    if unknown := sorted({_benchmark(name) for name in names} - {*NAMES, *HIDDEN}):
         raise typer.BadParameter(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     options = Options(rounds=rounds, quick=quick, peers=peers)
     if peers and restate.server() is None:
@@ -47,7 +52,7 @@ def run(
     begin = list(os.getloadavg())
     limits = Limits()
     with Lab(options) as lab:
-        trials = [trial for name in names for trial in _module(name).trials(lab)]
+        trials = [trial for name in names for trial in _trials(name, lab)]
         wanted = {line.limit for trial in trials for line in trial.lines if line.limit is not None}
         limits.take(lab, wanted)
         outcomes, is_cut_short = run_trials(trials, rounds, peers=peers, told=_tell, done=_done)
@@ -95,8 +100,19 @@ def page(
         raise typer.BadParameter(str(error)) from error
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"bench.benchmarks.{name}")
+def _trials(name: str, lab: Lab) -> list[Trial]:
+    """Those of a benchmark, or of its trials those whose names begin so, part by part."""
+    module = importlib.import_module(f"bench.benchmarks.{_benchmark(name)}")
+    trials: list[Trial] = list(module.trials(lab))
+    found = [trial for trial in trials if f"{trial.name}.".startswith(f"{name}.")]
+    if not found:
+        names = ", ".join(trial.name for trial in trials)
+        raise typer.BadParameter(f"there is no trial {name}; there are: {names}")
+    return found
+
+
+def _benchmark(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _done(outcome: Outcome) -> None:

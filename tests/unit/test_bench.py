@@ -388,18 +388,11 @@ def test_an_outcome_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_a_small_run_gives_a_table_and_a_file_and_is_compared_with_the_next(tmp_path: Path) -> None:
-    """The program itself, on one benchmark that needs no server and no peer."""
-    argv = [
-        sys.executable, "-m", "bench", "run", "--only", "smoke", "--rounds", "1", "--quick", "--no-peers",
-        "--folder", str(tmp_path),
-    ]  # fmt: skip
-    said = []
-    for _ in range(2):
-        done = subprocess.run(
-            argv, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ)
-        )
-        assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
+    """The program itself, on one benchmark that needs no server and no peer, by its name and by its trial's."""
+    more = ["--rounds", "1", "--quick", "--no-peers", "--folder", str(tmp_path)]
+    done = [bench("run", "--only", name, *more) for name in ("smoke", "smoke.operation")]
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr
+    said = [one.stdout for one in done]
 
     first, second = sorted(tmp_path.glob("*.json"))
     assert "nothing to compare with" in said[0]
@@ -414,3 +407,26 @@ def test_a_small_run_gives_a_table_and_a_file_and_is_compared_with_the_next(tmp_
         "replay-100",
         "growth",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("smok", "no benchmark smok; there are: engine,"),
+        ("smoke.operatio", "no trial smoke.operatio; there are: smoke.operation"),
+    ],
+)
+def test_what_is_not_there_is_not_measured(name: str, words: str) -> None:
+    """The error says what there is."""
+    done = bench("run", "--only", name)
+
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=dict(os.environ),
+    )  # fmt: skip
