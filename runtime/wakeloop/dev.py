@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from wakeloop.celery_app import App, make_app, register_agents
 from wakeloop.coming import next_by_agent
 from wakeloop.embedded import EmbeddedWorker
 from wakeloop.errors import ConfigurationError
+from wakeloop.interrupts import interrupts
 from wakeloop.logs import get_logger
 from wakeloop.settings import Settings
 from wakeloop.terminal import distance, moment, trigger_words
@@ -36,9 +35,6 @@ log = get_logger("wakeloop.dev")
 GRACE_SECONDS = 1.0
 STOP_SECONDS = 2.7
 """After so long, stopping is over, whatever hangs: what it was doing is taken up at the next start."""
-LOOK_SECONDS = 0.5
-SAME_SECONDS = 0.3
-"""Two signals within this time are one: a wrapper passes on what the terminal has sent to both."""
 DEBOUNCE_MS = 200
 
 
@@ -48,44 +44,29 @@ def run(settings: Settings, console: Console) -> None:
     Raises ConfigurationError if it cannot start: settings, store or port cannot be used, or another one has the
     store."""
     stopping = threading.Event()
-    first = 0.0
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal first
-        if not stopping.is_set():
-            first = time.monotonic()
-            stopping.set()
-        elif time.monotonic() - first > SAME_SECONDS:
-            os._exit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with contextlib.ExitStack() as parts:
-            alone = parts.enter_context(_only_one(settings))
-            listening = parts.enter_context(listen(settings.host, settings.port))
-            runtime = Runtime(settings, alone=alone)
-            if runtime.links.base_url is None and is_loopback(settings.host):
-                runtime.links.base_url = url_of(listening)  # any free port was asked for: now it is known
-            runtime.database.upgrade()
-            worker = _Worker(runtime)
-            web = WebServer(make_web_app(runtime), listening)
-            worker.start()
-            web.start()
-            watcher = threading.Thread(
-                target=_watch, args=(worker, stopping), name="wakeloop-reload", daemon=True
-            )
-            watcher.start()
-            console.print(_banner(runtime, url_of(listening)))
-            while not stopping.wait(LOOK_SECONDS):
-                pass  # the kernel may give a signal to another thread, and this one has to look
-            console.print(Text("\nstopping …", style="dim"))
-            _give_up_after(STOP_SECONDS, console)
-            web.stop(GRACE_SECONDS)
-            worker.stop()
-            console.print(Text("stopped; what sleeps or waits goes on at the next start", style="dim"))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with interrupts(again=lambda number: os._exit(128 + number)) as ending, contextlib.ExitStack() as parts:
+        alone = parts.enter_context(_only_one(settings))
+        listening = parts.enter_context(listen(settings.host, settings.port))
+        runtime = Runtime(settings, alone=alone)
+        if runtime.links.base_url is None and is_loopback(settings.host):
+            runtime.links.base_url = url_of(listening)  # any free port was asked for: now it is known
+        runtime.database.upgrade()
+        worker = _Worker(runtime)
+        web = WebServer(make_web_app(runtime), listening)
+        worker.start()
+        web.start()
+        watcher = threading.Thread(
+            target=_watch, args=(worker, stopping), name="wakeloop-reload", daemon=True
+        )
+        watcher.start()
+        console.print(_banner(runtime, url_of(listening)))
+        ending.wait()
+        stopping.set()
+        console.print(Text("\nstopping …", style="dim"))
+        _give_up_after(STOP_SECONDS, console)
+        web.stop(GRACE_SECONDS)
+        worker.stop()
+        console.print(Text("stopped; what sleeps or waits goes on at the next start", style="dim"))
 
 
 class _Worker:

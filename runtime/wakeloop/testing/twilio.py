@@ -24,7 +24,6 @@ import argparse
 import base64
 import json
 import re
-import signal
 import sys
 import threading
 from collections import deque
@@ -34,6 +33,7 @@ from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from wakeloop.clock import Clock, SystemClock
+from wakeloop.interrupts import interrupts
 from wakeloop.testing.twilio_http import (
     ERRORS,
     Answer,
@@ -531,15 +531,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--auto-status", action="store_true", help="deliver each message, with status callbacks"
     )
     options = parser.parse_args(arguments)
-    done = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
 
     def show(message: StandInMessage) -> None:
         line = {"sid": message.sid, "from": message.from_, "to": message.to, "body": message.body}
         print(json.dumps(line), flush=True)
 
-    with TwilioStandIn(
+    stand_in = TwilioStandIn(
         account_sid=options.account_sid,
         auth_token=options.auth_token,
         webhook=options.webhook,
@@ -549,12 +546,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         host=options.host,
         port=options.port,
         on_message=show,
-    ) as stand_in:
+    )
+    with interrupts() as ending, stand_in:
         print(f"Twilio's stand-in listens on {stand_in.url}", file=sys.stderr, flush=True)
         # A daemon: reading standard input cannot be interrupted.
         threading.Thread(target=_read_replies, args=(stand_in,), daemon=True).start()
-        while not done.wait(0.5):  # the kernel may give a signal to another thread
-            pass
+        ending.wait()
 
 
 def _read_replies(stand_in: TwilioStandIn) -> None:
