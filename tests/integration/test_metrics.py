@@ -184,18 +184,24 @@ def test_a_process_counts_what_it_does(make_site: Callable[..., Site]) -> None:
     """Turns, steps, ends of runs, wakes and attempts at deliveries, by names out of the code only."""
     port = free_port()
     site = make_site(metrics_port=port)
+    turns = ("wakeloop_turn_seconds_count", (("agent", "echo"),))
+    ended = ("wakeloop_runs_ended_total", (("agent", "echo"), ("status", "completed")))
+
+    def counted() -> dict[Any, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return values(answer.read().decode())
+
     with site.working():
+        before = counted()  # what others did in this process
         site.ask()
         site.runtime.intake.start("echo", "x")
-        url = f"http://127.0.0.1:{port}/metrics"
         for _ in poll(20):
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                found = values(answer.read().decode())
-            if any(name == "wakeloop_turn_seconds_count" for name, _ in found):
+            found = counted()
+            if all(found.get(one, 0) > before.get(one, 0) for one in (turns, ended)):
                 break
 
-    assert found["wakeloop_turn_seconds_count", (("agent", "echo"),)] >= 1
-    assert found["wakeloop_runs_ended_total", (("agent", "echo"), ("status", "completed"))] >= 1
+    assert found[turns] > before.get(turns, 0)
+    assert found[ended] > before.get(ended, 0)
     labels = {label for _, one in found for label, _ in one}
     assert labels <= {"agent", "outcome", "status", "reason", "kind", "channel", "le"}
 
