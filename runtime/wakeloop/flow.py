@@ -13,7 +13,7 @@ a worker over ten turns."""
 SHARES = 8
 FLOW_SECONDS = 1.0
 
-PACE_SECONDS = 0.02
+APART_SECONDS = 0.02
 """Many sweeps begin so far apart."""
 AT_ONCE = 5
 """After a rest, so many need not."""
@@ -43,8 +43,8 @@ class Flow:
         return within + count + math.floor(before * (1 - (now - began) / FLOW_SECONDS))
 
 
-class Pace:
-    """Lets a few sweeps begin when they like, and many no closer than PACE_SECONDS: what becomes due meanwhile shares a
+class Spacing:
+    """Lets a few sweeps begin when they like, and many no closer than APART_SECONDS: what becomes due meanwhile shares a
     statement, a message, a worker's cycle and a transaction. For one thread."""
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ class Pace:
         """How many seconds the sweep that is to begin now has to wait."""
         now = time.monotonic()
         ahead = max(self._ahead, now)
-        self._ahead = ahead + PACE_SECONDS
-        return max(0.0, ahead - now - (AT_ONCE - 1) * PACE_SECONDS)
+        self._ahead = ahead + APART_SECONDS
+        return max(0.0, ahead - now - (AT_ONCE - 1) * APART_SECONDS)
 
     def go_on(self) -> None:
         """The sweep found so much that there may be more: the next need not wait for company."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from wakeloop import crashpoints
 from wakeloop.dispatch import Dispatcher, Handed
-from wakeloop.flow import Pace
+from wakeloop.flow import Spacing
 from wakeloop.logs import get_logger
 from wakeloop.timers import Swept, Timers, dispatching
 
@@ -28,7 +28,7 @@ class Handing:
     def __init__(self, *, timers: Timers, dispatcher: Dispatcher) -> None:
         self._timers = timers
         self._dispatcher = dispatcher
-        self._pace = Pace()
+        self._spacing = Spacing()
         self._nudged = threading.Event()
         self._lock = threading.Lock()
         self._taken: list[Handed] = []
@@ -68,7 +68,7 @@ class Handing:
         while True:
             self._nudged.wait()
             # To sleep for no time at all would let others have the interpreter.
-            if not self._stopping and (wait := self._pace.wait()) > 0:
+            if not self._stopping and (wait := self._spacing.wait()) > 0:
                 time.sleep(wait)
             self._nudged.clear()
             with self._lock:
@@ -102,7 +102,7 @@ class Handing:
             swept = claim()
             self._send(swept)
             if swept.is_full:
-                self._pace.go_on()
+                self._spacing.go_on()
                 self.nudge()
 
     def _send(self, swept: Swept) -> None:

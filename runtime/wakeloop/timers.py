@@ -21,7 +21,7 @@ from wakeloop.alive import is_dead
 from wakeloop.desk import Desk
 from wakeloop.dispatch import Dispatcher, Handed, TurnMessage
 from wakeloop.events import Tick, dump_event
-from wakeloop.flow import Flow, Pace
+from wakeloop.flow import Flow, Spacing
 from wakeloop.logs import get_logger
 from wakeloop.store import ahead, amendments, due, inbox, leases, outbox, schedules
 from wakeloop.store.database import Database
@@ -358,9 +358,11 @@ class TimerThread:
         dispatcher: Dispatcher,
         lease_seconds: float = 0.0,
         tidy: Callable[[], None] = lambda: None,
+        is_idle: Callable[[], bool] = lambda: False,
     ) -> None:
         """Args: lease_seconds: how long leases are, for those of workers that die; 0 leaves all to run out. tidy: a
-        little work that can wait, done when nothing was due, and now and then although something was."""
+        little work that can wait, done when nothing was due, and now and then although something was. is_idle: whether this
+        worker has nothing under way, so that what becomes due would wait for company in vain."""
         self._timers = timers
         self._database = database
         self._dispatcher = dispatcher
@@ -368,7 +370,8 @@ class TimerThread:
         self._relieved = float("-inf")
         self._tidy = tidy
         self._tidied = time.monotonic()
-        self._pace = Pace()
+        self._is_idle = is_idle
+        self._spacing = Spacing()
         self._nudged = threading.Event()
         # When it looks next, if it is waiting for that.
         self._until: datetime | None = None
@@ -402,7 +405,8 @@ class TimerThread:
             wait = self._guarded(self._round)
             self._nudged.wait(wait)
             self._until = None
-            time.sleep(self._pace.wait())
+            if not self._is_idle():
+                time.sleep(self._spacing.wait())
 
     def _round(self) -> float:
         self._nudged.clear()
@@ -416,7 +420,7 @@ class TimerThread:
         if swept.deliveries:
             self._dispatcher.deliveries(swept.deliveries)
         if swept.is_full:
-            self._pace.go_on()
+            self._spacing.go_on()
         if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
             self._tidied = time.monotonic()
             self._tidy()

@@ -237,12 +237,16 @@ class Runtime:
             dispatcher=dispatcher,
             lease_seconds=self.settings.lease_seconds,
             tidy=self.retention.step,
+            is_idle=self._is_idle,
         )
         self._timer_thread.start()
         if self.settings.metrics_port:
             self._exposition = expose(self.settings.metrics_address, self.settings.metrics_port)
         if self.listeners.names:
             self._listening = self._loop.submit(self.listeners.run)
+
+    def _is_idle(self) -> bool:
+        return self._executor is not None and not self._executor.held
 
     def hand_over(self, dispatcher: Dispatcher) -> None:
         """For a process that is no worker: send what it makes due to the workers at once, rather than leave it to be

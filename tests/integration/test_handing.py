@@ -230,6 +230,32 @@ def test_a_nudge_for_later_wakes_nobody_earlier(store: Store) -> None:
     assert list(message.sessions) == store.sessions("a")
 
 
+def test_a_worker_with_nothing_under_way_waits_for_no_company(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What becomes due goes at once, however often something does; beside other work it may be kept for a moment."""
+    asked: list[bool] = []
+    monkeypatch.setattr(flow.Spacing, "wait", lambda spacing: float(asked.append(idle[0]) or 0.0))
+    idle, broker = [True], Queue()
+    thread = TimerThread(
+        timers=make_timers(store), database=store.database, dispatcher=broker, is_idle=lambda: idle[0]
+    )
+    thread.start()
+    for key in ("a", "b", "c"):
+        store.queue(key)
+        thread.nudge()
+        broker.messages.get(timeout=10)
+    before = list(asked)
+    idle[0] = False
+    store.queue("d")
+    thread.nudge()
+    broker.messages.get(timeout=10)
+    thread.stop()
+
+    assert before == []
+    assert asked and not any(asked)
+
+
 def test_what_a_dead_worker_of_this_machine_held_is_due_at_once(store: Store) -> None:
     """The lease of one that lives is left alone, however silent; so is that of one of which nothing is known."""
     with Program([sys.executable, "-c", NAMING]) as doomed, Program([sys.executable, "-c", NAMING]) as alive:

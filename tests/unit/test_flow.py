@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from wakeloop import flow
-from wakeloop.flow import AT_ONCE, FEW, FLOW_SECONDS, MANY, PACE_SECONDS, SHARES, Flow, Pace
+from wakeloop.flow import APART_SECONDS, AT_ONCE, FEW, FLOW_SECONDS, MANY, SHARES, Flow, Spacing
 
 
 @pytest.fixture
@@ -21,40 +21,40 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_lone_sweep_never_waits_and_of_many_each_waits_for_its_turn(clock: SimpleNamespace) -> None:
     """The first few begin at once; from there on they keep apart, however often something becomes due."""
-    pace = Pace()
+    spacing = Spacing()
     began = []
     for _ in range(100):
-        clock.now += pace.wait()
+        clock.now += spacing.wait()
         began.append(clock.now)
         clock.now += 0.001
-    clock.now += AT_ONCE * PACE_SECONDS
-    rested = [pace.wait() for _ in range(AT_ONCE)]
+    clock.now += AT_ONCE * APART_SECONDS
+    rested = [spacing.wait() for _ in range(AT_ONCE)]
 
     gaps = [after - before for before, after in pairwise(began)]
     assert gaps[: AT_ONCE - 1] == pytest.approx([0.001] * (AT_ONCE - 1))
-    assert gaps[AT_ONCE:] == pytest.approx([PACE_SECONDS] * (99 - AT_ONCE))
+    assert gaps[AT_ONCE:] == pytest.approx([APART_SECONDS] * (99 - AT_ONCE))
     assert rested == [0.0] * AT_ONCE
 
 
 def test_replies_now_and_then_never_wait(clock: SimpleNamespace) -> None:
     """As long as there are fewer than a paced stream would have, none is kept for company."""
-    pace = Pace()
+    spacing = Spacing()
     waits = []
     for _ in range(200):
-        waits.append(pace.wait())
-        clock.now += PACE_SECONDS * 1.1
+        waits.append(spacing.wait())
+        clock.now += APART_SECONDS * 1.1
 
     assert waits == [0.0] * 200
 
 
 def test_after_a_full_sweep_the_next_begins_at_once(clock: SimpleNamespace) -> None:
     """Ten thousand that are due at one instant are not kept waiting for more."""
-    pace = Pace()
-    waits = [pace.wait() for _ in range(AT_ONCE * 2)]
-    pace.go_on()
+    spacing = Spacing()
+    waits = [spacing.wait() for _ in range(AT_ONCE * 2)]
+    spacing.go_on()
 
     assert waits[-1] > 0
-    assert pace.wait() == 0.0
+    assert spacing.wait() == 0.0
 
 
 def test_a_stream_shares_messages_in_every_second_of_it(clock: SimpleNamespace) -> None:
