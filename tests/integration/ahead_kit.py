@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.conformance.store_kit import Store
+from tests.conformance.store_kit import LEASE, Store
 from tests.servers import poll
 
 from wakeloop import Agent
@@ -42,7 +42,11 @@ class Rig:
     def worker(self) -> Executor:
         """An executor without a thread of its own."""
         return Executor(
-            database=self.store.database, world=self.world, steps=self._steps, lease_seconds=15, ahead=AHEAD
+            database=self.store.database,
+            world=self.world,
+            steps=self._steps,
+            lease_seconds=LEASE.seconds,
+            ahead=AHEAD,
         )
 
     def _world(self, agents: Sequence[Agent]) -> World:
@@ -87,6 +91,18 @@ class Rig:
         """Let it be so long before the instant, and sweep."""
         self.move(self.instant - before)
         return self.timers.sweep()
+
+    def outlive_a_worker(self) -> tuple[int, int]:
+        """Let a worker take up what a sweep hands over ahead, and die; then let the executor do what is due once its leases
+        have run out. How many sessions the one held, and the other was handed."""
+        doomed = self.worker()
+        doomed.submit(self.approach(timedelta(seconds=2)).sessions)
+        while not doomed.is_idle:
+            doomed.cycle()
+        self.move(self.instant + LEASE)
+        sessions = self.timers.sweep().sessions
+        assert self.executor.submit(sessions).wait(30)
+        return doomed.held, len(sessions)
 
     def until(self, holds: Callable[[], bool]) -> None:
         for _ in poll(30):

@@ -121,17 +121,9 @@ def test_what_comes_for_a_session_that_is_held_ahead_is_not_left_lying(rig: Rig)
 def test_what_a_dead_worker_held_ahead_wakes_with_another(rig: Rig) -> None:
     """Nothing was written while it was held; when the lease has run out it is anybody's, and each wakes once."""
     lull(rig, MANY)
-    doomed = rig.worker()
-    doomed.submit(rig.approach(timedelta(seconds=2)).sessions)
-    while not doomed.is_idle:
-        doomed.cycle()
-    held = doomed.held
-    rig.move(rig.instant + timedelta(seconds=15))
-    sessions = rig.timers.sweep().sessions
+    held, taken_over = rig.outlive_a_worker()
 
-    assert held == MANY
-    assert rig.executor.submit(sessions).wait(30)
-    assert len(sessions) == len(awake) == MANY
+    assert held == taken_over == len(awake) == MANY
     assert results(rig) == {"slept": MANY}
 
 

@@ -361,17 +361,9 @@ def test_what_was_taken_back_leaves_the_memory_of_its_holder(rig: Rig) -> None:
 def test_what_a_dead_worker_held_ahead_ticks_with_another(rig: Rig) -> None:
     """Nothing was written while it was held; when the lease has run out it is anybody's, and each ticks once."""
     schedule(rig, MANY)
-    doomed = rig.worker()
-    doomed.submit(rig.approach(timedelta(seconds=2)).sessions)
-    while not doomed.is_idle:
-        doomed.cycle()
-    held = doomed.held
-    rig.move(rig.instant + timedelta(seconds=15))
-    sessions = rig.timers.sweep().sessions
+    held, taken_over = rig.outlive_a_worker()
 
-    assert held == MANY
-    assert rig.executor.submit(sessions).wait(30)
-    assert len(sessions) == len(ticks) == MANY
+    assert held == taken_over == len(ticks) == MANY
     assert len(of_ticks(rig)) == MANY
 
 
