@@ -115,6 +115,26 @@ def test_a_lost_connection_is_an_outage_and_ends_those_that_are_as_old(
     assert tries == [1]
 
 
+def test_what_is_given_for_one_row_is_planned_once(postgres_server: Postgres) -> None:
+    """Nor does it matter to what is found whether it is given alone."""
+    store = Store(postgres_server.new_database())
+    ids = store.sessions(*(f"k{number}" for number in range(20)))
+    queued = [store.queue(f"k{number}")[0] for number in range(20)]
+    with store.database.begin() as connection:
+        alone = [OF_SESSIONS(connection, {"ids": [id]}) for id in ids]
+        beside = [OF_SESSIONS(connection, {"ids": [id, 0]}) for id in ids]
+        for number in range(20):
+            MAKE(connection, [row(f"n{number}")])
+        found = connection.execute(sa.text("SELECT statement, generic_plans FROM pg_prepared_statements"))
+        kept = {statement: plans > 0 for statement, plans in found}
+    store.database.close()
+
+    assert [one.id for (one,) in alone] == [one.id for (one,) in beside] == queued
+    (lone,) = (is_kept for text, is_kept in kept.items() if "session_id = ($1::BIGINT[])[1]" in text)
+    (made,) = (is_kept for text, is_kept in kept.items() if text.startswith("INSERT INTO sessions"))
+    assert (lone, made) == (True, True)
+
+
 def test_a_statement_whose_text_depends_on_its_values_is_refused(postgres_server: Postgres) -> None:
     """It could not be compiled once."""
     database = Database(postgres_server.new_database())

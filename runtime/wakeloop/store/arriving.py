@@ -69,15 +69,27 @@ COLUMNS = {
 """What is to be known of a message, by name."""
 
 
-def _take() -> Any:
-    """Each part writes what the part before it wrote for the first time; sessions are locked in the order of their ids, as
-    everywhere."""
+def _many() -> Any:
+    """The messages, by a list of each of COLUMNS."""
     lists = (sa.bindparam(f"new_{name}", type_=Listed(column.type)) for name, column in COLUMNS.items())
     given: Any = sa.func.unnest(*lists).table_valued(
         *(sa.column(name, one.type) for name, one in COLUMNS.items())
     )
     given = given.render_derived(name="given")
-    new = sa.select(*(given.c[name] for name in COLUMNS)).cte("new")
+    return sa.select(*(given.c[name] for name in COLUMNS))
+
+
+def _lone() -> Any:
+    """The only message, which takes one plan for all executions."""
+    return sa.select(
+        *(sa.bindparam(f"new_{name}", type_=one.type).label(name) for name, one in COLUMNS.items())
+    )
+
+
+def _take(given: Any) -> Any:
+    """Each part writes what the part before it wrote for the first time; sessions are locked in the order of their ids, as
+    everywhere."""
+    new = given.cte("new")
 
     def insert(table: sa.Table, values: dict[str, Any], after: Any = None) -> Any:
         chosen = sa.select(*values.values())
@@ -155,7 +167,7 @@ def _take() -> Any:
     )  # fmt: skip
 
 
-_TAKE = Direct(_take())
+_TAKE_MANY, _TAKE_LONE = Direct(_take(_many())), Direct(_take(_lone()))
 
 
 def wanted(connection: Connection, contacts: Collection[str]) -> list[Any]:
@@ -175,9 +187,13 @@ def take(
     Args: rows: of all of COLUMNS. Gives the ids of the messages that are new, and what became of their sessions."""
     # In one order everywhere: two transactions with the same messages wait for each other's unique keys.
     ordered = sorted(rows, key=lambda row: (row["channel"], row["provider_id"]))
-    lists = {f"new_{name}": [row[name] for row in ordered] for name in COLUMNS}
     again = redispatch_times(now)["again_0"]
-    found = _TAKE(connection, {**lists, "now": now, "again_0": again, "agents": sorted(agents)})
+    given: dict[str, Any] = {"now": now, "again_0": again, "agents": sorted(agents)}
+    if len(ordered) == 1:
+        found = _TAKE_LONE(connection, given | {f"new_{name}": ordered[0][name] for name in COLUMNS})
+    else:
+        lists = {f"new_{name}": [row[name] for row in ordered] for name in COLUMNS}
+        found = _TAKE_MANY(connection, given | lists)
     free = [row for row in found if row.owner is None]
     handed = {row.session: (row.agent, row.key) for row in free if row.due_at == again}
     return {row.message_id for row in found}, HandedOver(

@@ -1,7 +1,8 @@
 """Statements over many rows, built once: their text is the same however many there are.
 
-A list goes to PostgreSQL as one array, so that a statement is one round trip and stays prepared; to SQLite it goes as
-JSON for a choice of rows, and row by row (`executemany`) for what is written."""
+A list goes to PostgreSQL as one array, so that a statement is one round trip and stays prepared; what is given for one row has
+a text of its own, whose plan it keeps. To SQLite a list goes as JSON for a choice of rows, and row by row (`executemany`) for
+what is written."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-from wakeloop.store.direct import Direct
+from wakeloop.store.direct import LONE, Direct
 from wakeloop.store.schema import Instant
 
 Row = Mapping[str, Any]
@@ -49,9 +50,11 @@ class Listed(TypeDecorator[Any]):
     impl = sa.Text
     cache_ok = True
 
-    def __init__(self, item: TypeEngine[Any]) -> None:
+    def __init__(self, item: TypeEngine[Any], *, is_choice: bool = False) -> None:
+        """Args: is_choice: it is what `among` looks in."""
         super().__init__()
         self.item = item
+        self.is_choice = is_choice
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return _Written(self.item) if dialect.name == "postgresql" else sa.Text()
@@ -97,7 +100,8 @@ class among(FunctionElement[bool]):
     name = "among"
 
     def __init__(self, column: sa.Column[Any], name: str) -> None:
-        super().__init__(column, sa.bindparam(name, type_=Listed(column.type)))
+        super().__init__(column, sa.bindparam(name, type_=Listed(column.type, is_choice=True)))
+        self.list = name
 
     def self_group(self, against: Any = None) -> Any:
         # Where there are no booleans SQLAlchemy would compare it with 1, and no index would be used.
@@ -107,7 +111,10 @@ class among(FunctionElement[bool]):
 @compiles(among, "postgresql")
 def _among_array(element: among, compiler: Any, **options: Any) -> str:
     column, values = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} = ANY ({values})"
+    # For a list PostgreSQL makes a new plan at each execution, since it expects more of one that it does not know.
+    return (
+        f"{column} = ({values})[1]" if element.list in options.get(LONE, ()) else f"{column} = ANY ({values})"
+    )
 
 
 @compiles(among, "sqlite")
@@ -153,15 +160,15 @@ class Insert:
             *(special[name](source.c) if name in special else source.c[name] for name in self._columns)
         )
         many: Any = postgresql.insert(table).from_select(list(self._columns), chosen)
+        lone: Any = postgresql.insert(table).values({**given, **written})
         one: Any = sqlite.insert(table).values({**given, **written})
         if new is not None:
             key = [table.c[name] for name in new] or None
-            many = many.on_conflict_do_nothing(index_elements=key)
-            one = one.on_conflict_do_nothing(index_elements=key)
+            many, lone, one = (each.on_conflict_do_nothing(index_elements=key) for each in (many, lone, one))
         if returning:
             back = [table.c[name] for name in returning]
-            many, one = many.returning(*back), one.returning(*back)
-        self._many, self._one = Direct(many), one
+            many, lone, one = (each.returning(*back) for each in (many, lone, one))
+        self._many, self._lone, self._one = Direct(many), Direct(lone), one
         self._rows = _Rows(one, {name: (name, table.c[name].type) for name in self._columns})
 
     def __call__(self, connection: Connection, rows: Sequence[Row]) -> list[Any]:
@@ -169,6 +176,8 @@ class Insert:
         if not rows:
             return []
         if is_postgres(connection):
+            if len(rows) == 1:
+                return self._lone(connection, rows[0])
             return self._many(connection, _turned(self._columns, rows))
         if not self._returns:
             self._rows(connection, rows)
@@ -195,6 +204,7 @@ class Update:
         self._many = Direct(
             sa.update(table).where(table.c[key] == source.c[key]).values({**set_many, **(also or {})})
         )
+        self._lone = Direct(self._one)
         self._rows = _Rows(self._one, {f"new_{name}": (name, table.c[name].type) for name in self._columns})
 
     def __call__(self, connection: Connection, rows: Sequence[Row]) -> None:
@@ -202,7 +212,10 @@ class Update:
         if not rows:
             return
         if is_postgres(connection):
-            self._many(connection, _turned(self._columns, rows))
+            if len(rows) == 1:
+                self._lone(connection, {f"new_{name}": rows[0][name] for name in self._columns})
+            else:
+                self._many(connection, _turned(self._columns, rows))
         else:
             self._rows(connection, rows)
 

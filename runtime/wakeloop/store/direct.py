@@ -17,6 +17,9 @@ from wakeloop.store.schema import Instant
 _CURSOR = "wakeloop cursor"
 _CAN_PIPELINE = psycopg.Pipeline.is_supported()
 
+LONE = "wakeloop_lone"
+"""Of what compiles a statement, the option that names the lists of which one value is given."""
+
 
 class Direct:
     """A statement, compiled at its first use; its parameters are given as to SQLAlchemy, and its rows are named tuples.
@@ -70,24 +73,32 @@ def together(connection: Connection, calls: Sequence[Call]) -> list[list[Any]]:
     is_left = connection.dialect.name != "postgresql" or connection.dispatch.before_cursor_execute
     if is_left or not _CAN_PIPELINE or len(calls) < 2:
         return [call(connection, parameters) for call, parameters in calls]
-    ready = [(call.ready(connection.dialect), parameters) for call, parameters in calls]
+    ready = [call.ready(connection.dialect) for call, _ in calls]
+    given = [one.given(parameters) for one, (_, parameters) in zip(ready, calls, strict=True)]
     driver = _driver(connection)
     cursors = []
-    with _raising(connection, driver, ready[0][0].text, {}), driver.pipeline():
-        for one, parameters in ready:
+    with _raising(connection, driver, given[0][0], {}), driver.pipeline():
+        for text, values in given:
             cursors.append(driver.cursor())
-            cursors[-1].execute(one.text, one.values(parameters))
-    return [one.rows(cursor) for (one, _), cursor in zip(ready, cursors, strict=True)]
+            cursors[-1].execute(text, values)
+    return [one.rows(cursor) for one, cursor in zip(ready, cursors, strict=True)]
 
 
 class _Ready:
-    """A statement for PostgreSQL."""
+    """A statement for PostgreSQL, with a text of its own for each choice of its lists of which only one value is given:
+    what stands for one value is planned once, and a list each time."""
 
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
         if compiled.post_compile_params or compiled.literal_execute_params:
             raise ValueError(f"the text of this statement depends on its values: {compiled}")
-        self.text = str(compiled)
+        self._compile: Callable[[frozenset[str]], str] = lambda lone: str(
+            statement.compile(dialect=dialect, compile_kwargs={LONE: lone})
+        )
+        self._texts = {frozenset[str](): str(compiled)}
+        self._lists = [
+            name for name, bind in compiled.binds.items() if getattr(bind.type, "is_choice", False)
+        ]
         self._writers: dict[str, Callable[[Any], Any]] = {}
         self._fixed: dict[str, Any] = {}
         for bind, name in compiled.bind_names.items():
@@ -104,24 +115,28 @@ class _Ready:
         self._readers = [(place, read) for place, read in enumerate(readers) if read is not None]
 
     def __call__(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Any]:
-        values = self.values(parameters)
+        text, values = self.given(parameters)
         if connection.dispatch.before_cursor_execute:
-            result = connection.exec_driver_sql(self.text, values)
+            result = connection.exec_driver_sql(text, values)
             return self._rows([tuple(row) for row in result]) if self._has_rows else []
         driver = _driver(connection)
         cursor = connection.info.get(_CURSOR)
         if cursor is None:
             cursor = connection.info[_CURSOR] = driver.cursor()
-        with _raising(connection, driver, self.text, values):
-            cursor.execute(self.text, values)
+        with _raising(connection, driver, text, values):
+            cursor.execute(text, values)
             return self.rows(cursor)
 
-    def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters as psycopg is to get them."""
+    def given(self, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The text and the parameters as psycopg is to get them."""
+        lone = frozenset([name for name in self._lists if len(parameters[name]) == 1])
+        text = self._texts.get(lone)
+        if text is None:
+            text = self._texts[lone] = self._compile(lone)
         values = {**self._fixed, **parameters}
         for name, write in self._writers.items():
             values[name] = write(values[name])
-        return values
+        return text, values
 
     def rows(self, cursor: Any) -> list[Any]:
         """What a cursor got for it."""
