@@ -64,9 +64,11 @@ matrix: setup .venv-synapse/ready
 	.venv-synapse/bin/python -m pip install --quiet "matrix-synapse>=1.163"
 	touch $@
 
-# Everything, or `make bench ONLY=engine,runs`; `ROUNDS=2` for a quick look, `QUICK=1` for small sizes.
+# Everything, or `make bench ONLY=engine,runs`; `ROUNDS=2` for a quick look, `QUICK=1` for small sizes, `WITHOUT=dbos` to leave
+# out a peer.
 bench: setup .venv-bench/ready
-	$(BIN)/python -m bench run $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+	$(BIN)/python -m bench run $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) \
+	  $(if $(WITHOUT),--without "$(WITHOUT)")
 
 # Always the latest peers: `rm -rf .venv-bench` brings newer ones. Restate's server is npm's; the others are measured without it.
 .venv-bench/ready: pyproject.toml

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,10 +42,13 @@ def run(
     rounds: Annotated[int, typer.Option(min=1, help="Of each side, alternating.")] = 5,
     quick: Annotated[bool, typer.Option(help="Small sizes, to see that everything works.")] = False,
     peers: Annotated[bool, typer.Option(help="Measure the peers, too.")] = True,
+    without: Annotated[
+        str, typer.Option(help="Peers to leave out, by how their names begin: dbos,celery-redbeat.")
+    ] = "",
     folder: Annotated[Path, typer.Option(help="Where runs are kept.")] = results.FOLDER,
 ) -> None:
     """Run benchmarks, show the table, keep everything in a JSON file, and say what got worse."""
-    names = [name for name in only.replace(",", " ").split() if name] or list(NAMES)
+    names = _words(only) or list(NAMES)
     if unknown := sorted({_benchmark(name) for name in names} - {*NAMES, *HIDDEN}):
         raise typer.BadParameter(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     options = Options(rounds=rounds, quick=quick, peers=peers)
@@ -52,7 +57,7 @@ def run(
     begin = list(os.getloadavg())
     limits = Limits()
     with Lab(options) as lab:
-        trials = [trial for name in names for trial in _trials(name, lab)]
+        trials = left_out(_words(without), [trial for name in names for trial in _trials(name, lab)])
         wanted = {line.limit for trial in trials for line in trial.lines if line.limit is not None}
         limits.take(lab, wanted)
         outcomes, is_cut_short = run_trials(trials, rounds, peers=peers, told=_tell, done=_done)
@@ -109,6 +114,27 @@ def _trials(name: str, lab: Lab) -> list[Trial]:
         names = ", ".join(trial.name for trial in trials)
         raise typer.BadParameter(f"there is no trial {name}; there are: {names}")
     return found
+
+
+def left_out(names: Sequence[str], trials: Sequence[Trial]) -> list[Trial]:
+    """The trials without the peers whose names begin so."""
+    starts = tuple(name.lower() for name in names)
+    there = {peer for trial in trials for peer in trial.peers}
+    if unknown := [start for start in starts if not any(peer.lower().startswith(start) for peer in there)]:
+        raise typer.BadParameter(
+            f"there is no peer {', '.join(unknown)} here; there are: {', '.join(sorted(there)) or 'none'}"
+        )
+    return [
+        replace(
+            trial,
+            peers={name: side for name, side in trial.peers.items() if not name.lower().startswith(starts)},
+        )
+        for trial in trials
+    ]
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 def _benchmark(name: str) -> str:

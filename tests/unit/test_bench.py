@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from bench import results, table
+from bench.__main__ import left_out
 from bench.page import BEGIN, END, PAGE, replaced, section
 from bench.rounds import OURS, Outcome, run_trial, run_trials
 from bench.side import figures_in
@@ -86,6 +87,20 @@ def test_peers_can_be_left_out_and_a_long_trial_has_fewer_rounds() -> None:
 
     once = Trial(name="test.once", lines=(RATE,), ours=lambda: {"rate": 1.0}, rounds=1)
     assert len(run_trial(once, 5).rounds[OURS]) == 1
+
+
+def test_peers_are_left_out_by_how_their_names_begin() -> None:
+    """Capitals do not matter, and whoever is not named stays."""
+    sides = {
+        "DBOS, its queue": [{"rate": 1.0}],
+        "celery beat": [{"rate": 1.0}],
+        "celery-redbeat": [{"rate": 1.0}],
+    }
+    [left] = left_out(["dbos", "celery-"], [trial(ours=[{"rate": 1.0}], **sides)])
+    assert set(left.peers) == {"celery beat"}
+
+    [same] = left_out([], [left])
+    assert set(same.peers) == {"celery beat"}
 
 
 def test_a_side_that_fails_is_told_and_not_asked_again() -> None:
@@ -410,15 +425,16 @@ def test_a_small_run_gives_a_table_and_a_file_and_is_compared_with_the_next(tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("arguments", "words"),
     [
-        ("smok", "no benchmark smok; there are: engine,"),
-        ("smoke.operatio", "no trial smoke.operatio; there are: smoke.operation"),
+        (["--only", "smok"], "no benchmark smok; there are: engine,"),
+        (["--only", "smoke.operatio"], "no trial smoke.operatio; there are: smoke.operation"),
+        (["--only", "recovery", "--without", "dbso"], "no peer dbso here; there are: DBOS"),
     ],
 )
-def test_what_is_not_there_is_not_measured(name: str, words: str) -> None:
+def test_what_is_not_there_is_not_measured(arguments: list[str], words: str) -> None:
     """The error says what there is."""
-    done = bench("run", "--only", name)
+    done = bench("run", *arguments)
 
     assert done.returncode == 2
     assert words in " ".join(done.stderr.split())
