@@ -457,7 +457,7 @@ class Decisions:
             raise Unreadable(str(error)) from error
         id = self._world.ids.new_id()
         grants.add(
-            connection, id, action=opened.spec.action or "", origin=self._desk.origin(connection, opened.row),
+            connection, id, action=opened.spec.action or "", origin=self._desk.origin(opened.row),
             contact=opened.person.contact, limits=to_json(limits).decode(), request_id=opened.row.id, now=now,
             expires_at=now + timedelta(seconds=grant.seconds),
         )  # fmt: skip

@@ -25,7 +25,7 @@ from wakeloop.granting import covers
 from wakeloop.links import Links
 from wakeloop.logs import get_logger
 from wakeloop.status import RequestStatus
-from wakeloop.store import amendments, audit, grants, inbox, outbox, queries, received
+from wakeloop.store import amendments, audit, grants, inbox, outbox
 from wakeloop.store import requests as store
 from wakeloop.store.records import NewMessage, Post
 from wakeloop.world import World
@@ -108,7 +108,7 @@ class Desk:
         if row.status != RequestStatus.OPEN:
             settled = Settled.model_validate_json(row.outcome)
             audit.append(connection, row.id, at=now, act="end", result=row.status, comment=settled.reason)
-            self._tell_end(connection, row, spec, settled, now)
+            self._tell_end(connection, row, spec, settled, store.recipients_of(connection, row.id), now)
             self._move(connection, row, None)
             return
         current: Any = row
@@ -317,9 +317,7 @@ class Desk:
         if not spec.is_approval:
             return False
         arguments = _args(row) or {}
-        found = grants.active(
-            connection, action=spec.action or "", origin=self.origin(connection, row), now=now
-        )
+        found = grants.active(connection, action=spec.action or "", origin=self.origin(row), now=now)
         fitting = {one.contact: one for one in found if covers(from_json(one.limits), arguments)}
         people = self.allowed(spec, self._people(spec.to))
         givers = [contact for contact in fitting if contact in people]
@@ -336,11 +334,11 @@ class Desk:
         )  # fmt: skip
         return self.end(connection, row, spec, settled, now=now)
 
-    def origin(self, connection: Connection, row: Any) -> str:
+    def origin(self, row: Any) -> str:
         """On whose account a request was made: an agent's, or a program's."""
         if row.session_id is None:
             return f"program {row.maker}"
-        return f"agent {queries.session(connection, row.session_id).agent}"
+        return f"agent {row.agent}"
 
     # ------------------------------------------------------------------ the end
 
@@ -348,11 +346,12 @@ class Desk:
         self, connection: Connection, row: Any, spec: RequestSpec, settled: Settled, *, now: datetime
     ) -> bool:
         """Settle a request if it is still open, and tell everyone concerned; whether this was what settled it."""
-        if not store.settle_told(connection, row.id, settled.status, settled.model_dump_json(), now=now):
+        asked = store.settle_told(connection, row.id, settled.status, settled.model_dump_json(), now=now)
+        if asked is None:
             return False
         log.info("request settled", request=str(row.id), status=settled.status, by=settled.by)
         self._tell_run(connection, row, settled, now)
-        self._tell_end(connection, row, spec, settled, now)
+        self._tell_end(connection, row, spec, settled, asked, now)
         return True
 
     def expire(self, connection: Connection, row: Any, spec: RequestSpec, now: datetime) -> None:
@@ -404,18 +403,22 @@ class Desk:
     def _tell_run(self, connection: Connection, row: Any, settled: Settled, now: datetime) -> None:
         if row.run_id is None:
             return
-        session = received.session(connection, row.session_id)
-        assert session is not None
         body = {"request": str(row.id), "value": settled.model_dump(mode="json")}
         post = Post(
-            agent=session.agent, key=session.key, kind="reply", dedupe=f"settled:{row.id}",
+            agent=row.agent, key=row.key, kind="reply", dedupe=f"settled:{row.id}",
             body=JSON_CODEC.dump(body, "how a request ended"), target=row.run_id,
         )  # fmt: skip
-        known = {(session.agent, session.key): session.id}
+        known = {(row.agent, row.key): row.session_id}
         inbox.touch(connection, inbox.post(connection, [post], known, now=now), now=now)
 
     def _tell_end(
-        self, connection: Connection, row: Any, spec: RequestSpec, settled: Settled, now: datetime
+        self,
+        connection: Connection,
+        row: Any,
+        spec: RequestSpec,
+        settled: Settled,
+        asked: Sequence[Any],
+        now: datetime,
     ) -> None:
         """Tell those who were asked and need not answer any more, and the program that asked; have what asked them show
         how it ended."""
@@ -424,7 +427,7 @@ class Desk:
         if settled.status != RequestStatus.EXPIRED and not settled.undeliverable:
             name = self.name(settled.by)
             deciders = {settled.by, *settled.approvers}
-            for person in store.recipients_of(connection, row.id):
+            for person in asked:
                 if person.contact not in deciders:
                     text = asking.ended_text(spec, settled, name)
                     self._write(connection, row, spec, person.contact, person.via, text, now, act="tell")

@@ -219,9 +219,9 @@ class Routing:
         return None
 
     def _reply(self, message: Arrived, contact: str, id: UUID, text: str, *, locked: Any = None) -> str:
-        session = received.session_of_request(message.connection, id)
-        said = message.text or self._pressed_words(message)
-        self._keep(message, contact, session.id if session is not None else None, id, text=said)
+        asked = locked if locked is not None else request_store.find(message.connection, id)
+        said = message.text or self._pressed_words(message, asked)
+        self._keep(message, contact, asked.session_id if asked is not None else None, id, text=said)
         if not text and message.pressed is None:
             row = request_store.one_of_contact(message.connection, contact, id)
             if row is not None and row.open:
@@ -236,17 +236,16 @@ class Routing:
         is_shown = message.pressed is not None and message.amends and _has_settled(attempt)
         if attempt.say is not None and not is_shown:
             self._say(message, attempt.say, contact=contact, request=id)
-        return _of_session(attempt, session)
+        return _of_session(attempt, asked)
 
-    def _pressed_words(self, message: Arrived) -> str:
+    def _pressed_words(self, message: Arrived, asked: Any) -> str:
         """What somebody said who only pressed a button: its label, or what they filled in."""
         if message.pressed is None:
             return ""
-        id, word, _ = message.pressed
+        _, word, _ = message.pressed
         if word == SUBMIT:
             return "\n".join(f"{name}: {value}" for name, value in message.values.items())
-        row = request_store.find(message.connection, id)
-        labels = () if row is None else choices(RequestSpec.model_validate_json(row.spec))
+        labels = () if asked is None else choices(RequestSpec.model_validate_json(asked.spec))
         return next((label for label, stands_for, _ in labels if stands_for == word), storable(word))
 
     def _attempt(self, message: Arrived, contact: str, id: UUID, text: str, locked: Any) -> Attempt:
@@ -375,8 +374,8 @@ def _has_settled(attempt: Attempt) -> bool:
     return attempt.accepted and attempt.status is not RequestStatus.OPEN
 
 
-def _of_session(attempt: Attempt, session: Any) -> str:
-    return attempt.words if session is None else f"{attempt.words} of {session.agent}/{session.key}"
+def _of_session(attempt: Attempt, asked: Any) -> str:
+    return attempt.words if asked.agent is None else f"{attempt.words} of {asked.agent}/{asked.key}"
 
 
 def codes(text: str) -> list[tuple[str, str]]:

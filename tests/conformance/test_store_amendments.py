@@ -53,7 +53,8 @@ def end(store: Store, request: UUID) -> None:
     outcome = settlement(store, request, by="alice")
     with store.database.begin() as connection:
         requests.lock(connection, request)
-        assert requests.settle_told(connection, request, outcome.status, outcome.outcome, now=store.now)
+        asked = requests.settle_told(connection, request, outcome.status, outcome.outcome, now=store.now)
+        assert asked is not None
         amendments.add(connection, request, "Answered by Alice: 42", ["chat", "mail"], now=store.now)
 
 

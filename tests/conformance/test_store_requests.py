@@ -41,7 +41,7 @@ def find(store: Store, id: UUID) -> Any:
 def settle_told(store: Store, id: UUID, by: str) -> bool:
     end = settlement(store, id, by=by)
     with store.database.begin() as connection:
-        return requests.settle_told(connection, id, end.status, end.outcome, now=store.now)
+        return requests.settle_told(connection, id, end.status, end.outcome, now=store.now) is not None
 
 
 def is_open(store: Store, id: UUID) -> dict[str, bool]:

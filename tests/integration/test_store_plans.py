@@ -387,7 +387,6 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "received.set_outcomes": lambda c: received.set_outcomes(c, {7: "kept", 8: "kept"}),
     "received.add_message": lambda c: received.add_message(c, id=uuid(8, 3), session_id=1, request_id=None, contact="c1", channel="sms", text="?", attachments=None, now=NOW),
     "received.waiting_for": lambda c: received.waiting_for(c, "c7"),
-    "received.session_of_request": lambda c: received.session_of_request(c, uuid(4, 7)),
     "received.session": lambda c: received.session(c, 7),
     "received.message": lambda c: received.message(c, uuid(2, 7)),
     "received.attached": lambda c: received.attached(c, 7),

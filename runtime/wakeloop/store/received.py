@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.store.batches import Insert, Row, Update
 from wakeloop.store.direct import Direct
-from wakeloop.store.schema import messages, received, receivers, requests, runs, sessions
+from wakeloop.store.schema import messages, received, receivers, runs, sessions
 
 _RECORD = Insert(
     received,
@@ -64,11 +64,6 @@ def _waiting(condition: sa.ColumnElement[bool]) -> Any:
 
 _WAITING_FOR = sa.union(
     _waiting(receivers.c.contact == sa.bindparam("contact")), _waiting(receivers.c.contact.is_(None))
-)
-_SESSION_OF_REQUEST = Direct(
-    sa.select(sessions.c.id, sessions.c.agent, sessions.c.key)
-    .join(requests, requests.c.session_id == sessions.c.id)
-    .where(requests.c.id == sa.bindparam("request"))
 )
 _SESSION = Direct(
     sa.select(sessions.c.id, sessions.c.agent, sessions.c.key).where(sessions.c.id == sa.bindparam("session"))
@@ -130,11 +125,6 @@ def add_messages(connection: Connection, rows: Sequence[Row]) -> None:
 def waiting_for(connection: Connection, contact: str) -> list[sa.Row[Any]]:
     """The sessions with an open run that waits for a message of this contact, or of anyone."""
     return list(connection.execute(_WAITING_FOR, {"contact": contact}))
-
-
-def session_of_request(connection: Connection, request_id: UUID) -> Any:
-    """The session that asked."""
-    return _SESSION_OF_REQUEST.first(connection, {"request": request_id})
 
 
 def session(connection: Connection, id: int) -> Any:

@@ -36,17 +36,24 @@ _LOCK_SESSIONS = Direct(
     .order_by(sessions.c.id)
     .with_for_update(key_share=True)
 )
+
+
+def _of_session(column: sa.Column[Any]) -> Any:
+    found = sa.select(column).where(sessions.c.id == requests.c.session_id)
+    return found.scalar_subquery().label(column.name)
+
+
+_REQUEST = sa.select(requests, _of_session(sessions.c.agent), _of_session(sessions.c.key))
+"""A request, with the agent and the key of the session that made it; None of a program's."""
 _LOCK_REQUESTS = Direct(
-    sa.select(requests)
-    .where(among(requests.c.id, "ids"))
+    _REQUEST.where(among(requests.c.id, "ids"))
     .order_by(requests.c.id)
-    .with_for_update(key_share=True)
+    .with_for_update(key_share=True, of=requests)
 )
 _LOCK_FREE_REQUESTS = (
-    sa.select(requests)
-    .where(among(requests.c.id, "ids"), requests.c.due_at <= sa.bindparam("now", type_=Instant()))
+    _REQUEST.where(among(requests.c.id, "ids"), requests.c.due_at <= sa.bindparam("now", type_=Instant()))
     .order_by(requests.c.id)
-    .with_for_update(key_share=True, skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True, of=requests)
 )
 _NOW = sa.bindparam("now", type_=Instant())
 _DUE: Any = (
@@ -81,7 +88,7 @@ _SETTLE_OF_RUNS = Direct(
 )
 # Whoever changes several people's rows locks them in one order: see also `note_told`.
 _LOCK_ASKED = Direct(
-    sa.select(recipients.c.contact)
+    sa.select(recipients)
     .where(among(recipients.c.request_id, "ids"))
     .order_by(recipients.c.request_id, recipients.c.contact)
     .with_for_update(key_share=True)
@@ -100,7 +107,7 @@ _SET_ARGS = (
     .where(requests.c.id == sa.bindparam("request"))
     .values(spec=sa.bindparam("new_spec"), args=sa.bindparam("new_args"), digest=sa.bindparam("new_digest"))
 )
-_FIND = Direct(sa.select(requests).where(requests.c.id == sa.bindparam("request")))
+_FIND = Direct(_REQUEST.where(requests.c.id == sa.bindparam("request")))
 
 _TAKEN = sa.select(recipients.c.contact, recipients.c.code).where(
     among(recipients.c.contact, "contacts"), OPEN_RECIPIENT
@@ -218,32 +225,37 @@ def settle_of_runs(
     return bool(ended)
 
 
-def settle_told(connection: Connection, id: UUID, status: str, outcome: str, *, now: datetime) -> bool:
-    """End one request if it is still open: the first settlement wins. Whoever calls tells whom it concerns."""
+def settle_told(
+    connection: Connection, id: UUID, status: str, outcome: str, *, now: datetime
+) -> list[sa.Row[Any]] | None:
+    """End one request if it is still open: the first settlement wins. Whoever calls tells whom it concerns.
+
+    Gives whom it was asked, in the order in which they were; None if it was settled before."""
     parameters = {"request": id, "new_status": status, "new_outcome": outcome, "now": now}
-    settled = bool(_SETTLE_TOLD(connection, parameters))
-    if settled:
-        _close(connection, [id])
-    return settled
+    if not _SETTLE_TOLD(connection, parameters):
+        return None
+    return sorted(_close(connection, [id]), key=lambda person: (person.added_at, person.contact))
 
 
-def _close(connection: Connection, ids: Collection[UUID]) -> None:
-    """Free the codes of requests that have ended."""
-    if ids:
-        _LOCK_ASKED(connection, {"ids": sorted(ids)})
-        _CLOSE(connection, {"ids": sorted(ids)})
+def _close(connection: Connection, ids: Collection[UUID]) -> list[sa.Row[Any]]:
+    """Free the codes of requests that have ended; whom they were asked."""
+    if not ids:
+        return []
+    asked = _LOCK_ASKED(connection, {"ids": sorted(ids)})
+    _CLOSE(connection, {"ids": sorted(ids)})
+    return asked
 
 
 # ---------------------------------------------------------------------- looking and locking
 
 
 def find(connection: Connection, id: UUID) -> Any:
-    """One request."""
+    """One request, with the `agent` and the `key` of its session."""
     return _FIND.first(connection, {"request": id})
 
 
 def lock(connection: Connection, id: UUID) -> Any:
-    """One request, locked against every other change until the transaction ends, with its session locked before it:
+    """The same, locked against every other change until the transaction ends, with its session locked before it:
     the order in which turns lock them."""
     row = find(connection, id)
     if row is None:
