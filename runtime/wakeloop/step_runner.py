@@ -140,18 +140,20 @@ class ThreadedSteps:
 
 
 async def call_step(job: StepJob, pool: ThreadPoolExecutor | None) -> Any:
-    """One attempt at a step, within its timeout. Without a pool a sync function runs right here."""
+    """One attempt at a step, within its timeout. Without a pool a sync function runs right here, and to its end."""
     if job.span is not None:
         return await _call_traced(replace(job, span=None), job.span, pool)
-    async with asyncio.timeout(job.step.options.timeout):
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(job.step.options.timeout) as limit:
         if job.step.is_async:
             return await job.step.function(*job.args, **job.kwargs)
         if pool is None:
             value = job.step.function(*job.args, **job.kwargs)
+            if (end := limit.when()) is not None and loop.time() >= end:
+                raise TimeoutError
         else:
             # In the context of this task, which has the step's span.
             context = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
             value, error = await loop.run_in_executor(pool, lambda: context.run(_call, job))
             if error is not None:
                 raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -504,6 +505,33 @@ def test_an_attempt_that_takes_too_long_fails_with_timeout_error_and_is_tried_ag
 
     assert view.result == "too slow"
     assert len(EFFECTS) == 2
+
+
+def test_a_sync_step_that_takes_too_long_fails_in_a_simulation_as_in_a_worker() -> None:
+    """It cannot be stopped: it runs to its end, and its result is dropped."""
+
+    @step(timeout=0.005)
+    def slow() -> str:
+        time.sleep(0.02)
+        EFFECTS.append("done")
+        return "in time"
+
+    @step(timeout=60)
+    def quick() -> str:
+        return "in time"
+
+    @agent()
+    async def worker(ctx: Context[None]) -> list[str]:
+        try:
+            return [await quick(), await slow()]
+        except TimeoutError:
+            return ["too slow"]
+
+    with Simulation([worker]) as sim:
+        view = sim.run(sim.start(worker))
+
+    assert view.result == ["too slow"]
+    assert EFFECTS == ["done"]
 
 
 def test_a_retry_that_nobody_waits_for_any_more_is_not_made() -> None:
