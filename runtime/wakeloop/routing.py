@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -40,7 +42,8 @@ _PRESS = re.compile(r"([0-9a-f]{32}):([^@]+)(?:@([0-9a-f]+))?", re.DOTALL)
 """What the button of a form stands for, behind the request's id."""
 AUTOMATIC = "[automatic reply] "
 """What a machine's words begin with in a conversation."""
-_ADDRESSEE = re.compile(r"^@?([A-Za-z0-9_.-]+)[:,\s]+(.+)$", re.DOTALL)
+_ADDRESSED = re.compile(r"[:,\s]+(.+)$", re.DOTALL)
+"""What follows the name of who is addressed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,24 @@ class Arrived:
 def storable(text: str) -> str:
     """A text without what no database keeps."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def _told_apart(sessions: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """The sessions, by what a person calls them: the agent's name, with the key where several are of that agent."""
+    many = Counter(agent for agent, _ in sessions)
+    return {agent if many[agent] == 1 else f"{agent}/{key}": (agent, key) for agent, key in sessions}
+
+
+def _addressed(text: str, names: Iterable[str]) -> tuple[str, str] | None:
+    """The name that a text begins with, and what follows it; the longest of several, as a key may begin like another."""
+    said = text.removeprefix("@")
+    found = [
+        (len(name), name, after[1])
+        for name in names
+        if said[: len(name)].casefold() == name.casefold() and (after := _ADDRESSED.match(said, len(name)))
+    ]
+    longest = [one for one in found if one[0] == max(found)[0]]
+    return longest[0][1:] if len(longest) == 1 else None
 
 
 class Routing:
@@ -285,17 +306,18 @@ class Routing:
         event = message.event(contact, message.text)
         candidates = self._threads(message) or self._waiting(message, contact)
         candidates = candidates or [(agent.name, key) for agent, key in self._world.registry.takers(event)]
-        addressed = _ADDRESSEE.match(message.text)
-        if len(candidates) > 1 and addressed is not None:
-            chosen = [name for name in candidates if name[0].casefold() == addressed[1].casefold()]
-            if len(chosen) == 1:
-                candidates = chosen
-                event = message.event(contact, addressed[2])
+        names = _told_apart(candidates)
+        if len(candidates) > 1 and (addressed := _addressed(message.text, names)) is not None:
+            name, text = addressed
+            candidates = [names[name]]
+            event = message.event(contact, text)
         if len(candidates) > 1:
             self._keep(message, contact, None)
-            names = ", ".join(sorted({agent for agent, _ in candidates}))
-            self._say(message, f"Who is this for? Begin with one of these names: {names}.", contact=contact)
-            return f"could be for {names}; asked which"
+            listed = ", ".join(sorted(names)[:LISTED])
+            if len(names) > LISTED:
+                listed += f", … and {len(names) - LISTED} more"
+            self._say(message, f"Who is this for? Begin with one of these names: {listed}.", contact=contact)
+            return f"could be for {listed}; asked which"
         if not candidates:
             return self._left_over(message, contact)
         agent, key = candidates[0]

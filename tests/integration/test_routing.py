@@ -200,6 +200,31 @@ def test_of_several_agents_that_would_take_a_message_the_person_chooses_by_name(
         assert [(run.agent, run.result) for run in sim.runs()] == [("for_bob", "hello")]
 
 
+def test_of_several_sessions_of_one_agent_the_person_chooses_by_the_key() -> None:
+    """The agent's name alone would not tell them apart; a key may begin like another, and small letters do."""
+    with Simulation([waiter, for_bob], contacts=PEOPLE) as sim:
+        first, second, third = (
+            sim.start("waiter", "bob", key=key) for key in ("Order 1", "Order 1 b", "order")
+        )
+
+        sim.reply("bob", "waiter good morning")
+
+        asked = (
+            "Who is this for? Begin with one of these names: waiter/Order 1, waiter/Order 1 b, waiter/order."
+        )
+        assert texts(sim, "bob") == [asked]
+        assert [sim.run(run).status for run in (first, second, third)] == ["waiting"] * 3
+
+        sim.reply("bob", "waiter/order 1 b: good morning")
+        sim.reply("bob", "@Waiter/Order 1, good evening")
+        sim.reply("bob", "good night")
+        assert [sim.run(run).result for run in (first, second, third)] == [
+            "good evening",
+            "good morning",
+            "good night",
+        ]
+
+
 def test_an_unknown_sender_is_recorded_and_reaches_no_agent() -> None:
     """Not even one whose question is the only open one."""
     with Simulation([asker, echo], contacts=PEOPLE) as sim:
