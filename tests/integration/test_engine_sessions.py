@@ -533,6 +533,25 @@ def test_a_year_of_weekdays_with_replies_comes_out_right() -> None:
     assert hours == {(22, 0), (21, 0)}
 
 
+def test_the_clock_of_a_simulation_stands_still_unless_it_is_moved() -> None:
+    """`advance()` does what is due and no more; two ways to say how far are one too many."""
+
+    @agent(every(timedelta(minutes=1)))
+    async def ticker(ctx: Context[None]) -> None: ...
+
+    with Simulation([ticker], start="2026-01-01T00:00:00Z") as sim:
+        began = sim.now
+
+        sim.advance()
+        assert (sim.now, sim.runs()) == (began, [])
+
+        sim.advance(timedelta(minutes=1))
+        sim.advance()
+        assert (sim.now, len(sim.runs())) == (began + timedelta(minutes=1), 1)
+        with pytest.raises(TypeError, match="either"):
+            sim.advance(60, to=began + timedelta(minutes=2))
+
+
 def test_a_session_that_is_due_for_nothing_is_let_go() -> None:
     """A session that was made for something that then did not come is looked at once, and sleeps."""
 

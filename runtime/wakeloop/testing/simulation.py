@@ -172,14 +172,15 @@ class Simulation:
 
     def advance(self, delta: timedelta | float | None = None, *, to: datetime | str | None = None) -> None:
         """Move the clock by `delta` (a timedelta or seconds) or to an instant, firing everything that comes due, in
-        order; returns when nothing is left to do at that time. Raises ValueError for an instant in the past."""
-        if (delta is None) == (to is None):
+        order; returns when nothing is left to do at that time. With neither it stands still, and what is due is done.
+        Raises ValueError for an instant in the past."""
+        if delta is not None and to is not None:
             raise TypeError("advance() takes either a timedelta (or seconds), or to=")
-        if delta is not None:
-            target = self.now + (delta if isinstance(delta, timedelta) else timedelta(seconds=delta))
-        else:
-            assert to is not None
+        if to is not None:
             target = _instant(to)
+        else:
+            delta = delta or timedelta(0)
+            target = self.now + (delta if isinstance(delta, timedelta) else timedelta(seconds=delta))
         if target < self.now:
             raise ValueError(
                 f"the clock stands at {self.now.isoformat()} and cannot go back to {target.isoformat()}"
