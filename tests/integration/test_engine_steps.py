@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import requests
 from pydantic import BaseModel
 from tests.integration.engine_kit import ENGINE_POINTS, PEOPLE
 
@@ -532,6 +535,58 @@ def test_a_sync_step_that_takes_too_long_fails_in_a_simulation_as_in_a_worker() 
 
     assert view.result == ["too slow"]
     assert EFFECTS == ["done"]
+
+
+def test_what_requests_fetched_is_kept_and_reads_the_same_in_a_replay() -> None:
+    """`step(requests.get)` needs no function around it; a body that was not read, or no response, is refused."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            EFFECTS.append(self.path)
+            body = '{"price": "5 €"}'.encode()
+            self.send_response(201)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    @step
+    def nothing() -> requests.Response:
+        return None  # type: ignore[return-value]
+
+    @agent()
+    async def worker(ctx: Context[None]) -> list[Any]:
+        response = await step(requests.get, name="fetch")(f"{ctx.event.input}/price")  # type: ignore[union-attr]
+        await ctx.sleep(10)
+        response.raise_for_status()
+        kind = response.headers["content-type"]
+        return [response.status_code, response.reason, response.json(), response.text, kind]
+
+    @agent()
+    async def careless(ctx: Context[None]) -> None:
+        if ctx.event.input is None:  # type: ignore[union-attr]
+            await nothing()
+        await step(requests.get, name="fetch")(str(ctx.event.input), stream=True)  # type: ignore[union-attr]
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server, Simulation([worker, careless]) as sim:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        run = sim.start(worker, url)
+        sim.crash()
+        sim.advance(10)
+        view = sim.run(run)
+        fetched = list(EFFECTS)
+        errors = [sim.run(sim.start(careless, input)).error or "" for input in (url, None)]
+        server.shutdown()
+
+    assert view.error is None
+    assert view.result == [201, "Created", {"price": "5 €"}, '{"price": "5 €"}', "application/json"]
+    assert fetched == ["/price"]
+    assert "NotSerializable: the result of step fetch" in errors[0]
+    assert "leave stream=True out" in errors[0]
+    assert "NotSerializable: the result of step nothing is a NoneType" in errors[1]
 
 
 def test_a_retry_that_nobody_waits_for_any_more_is_not_made() -> None:

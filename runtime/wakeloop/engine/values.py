@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypeAliasType
 
+from wakeloop.engine.responses import journaled
 from wakeloop.errors import NotSerializable, ValueTooLarge
 from wakeloop.functions import annotated, resolved
 
@@ -49,7 +50,7 @@ class Codec:
         self._native = annotation is Any
         self._nullable = any(annotation is one for one in (Any, None, type(None)))  # as of every sleep
         try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_CONFIG)
+            self._adapter: TypeAdapter[Any] = TypeAdapter(journaled(annotation), config=_CONFIG)
         except PydanticUserError as error:
             if isinstance(error, PydanticSchemaGenerationError) or error.code != "type-adapter-config-unused":
                 raise
