@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tests.integration.engine_kit import ENGINE_POINTS, PEOPLE
 
 from wakeloop import Agent, ChildFailed, Context, Tick, agent, at, cron, every, on_message, on_signal, step
+from wakeloop.errors import NotFound
 from wakeloop.store import inbox, queries
 from wakeloop.testing import Simulation
 
@@ -550,6 +551,16 @@ def test_the_clock_of_a_simulation_stands_still_unless_it_is_moved() -> None:
         assert (sim.now, len(sim.runs())) == (began + timedelta(minutes=1), 1)
         with pytest.raises(TypeError, match="either"):
             sim.advance(60, to=began + timedelta(minutes=2))
+
+
+@pytest.mark.parametrize("id", ["nobody", "019b76da-a800-7000-8000-77f23af8c44e"])
+def test_what_a_simulation_does_not_know_is_not_found(id: str) -> None:
+    """Whether the id could be one or not."""
+    with Simulation([]) as sim:
+        calls = (sim.run, sim.cancel, sim.retry, sim.restart, sim.approve, sim.deny)
+        for call in calls:
+            with pytest.raises(NotFound, match=id):
+                call(id)
 
 
 def test_a_session_that_is_due_for_nothing_is_let_go() -> None:

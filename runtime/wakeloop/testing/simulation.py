@@ -235,17 +235,17 @@ class Simulation:
 
     def cancel(self, run: str) -> None:
         """Cancel a run."""
-        self._survive(lambda: self._operations.cancel(UUID(run)))
+        self._survive(lambda: self._operations.cancel(_uuid(run, "run")))
         self._work()
 
     def retry(self, run: str, **decision: Any) -> None:
         """Retry a failed or stuck run from its last recorded step: see `wakeloop retry`."""
-        self._survive(lambda: self._operations.retry(UUID(run), **decision))
+        self._survive(lambda: self._operations.retry(_uuid(run, "run"), **decision))
         self._work()
 
     def restart(self, run: str) -> str:
         """Run a run's event again from the beginning; the new run's id."""
-        new = self._survive(lambda: self._operations.restart(UUID(run)))
+        new = self._survive(lambda: self._operations.restart(_uuid(run, "run")))
         self._work()
         return str(new)
 
@@ -311,7 +311,7 @@ class Simulation:
     def run(self, id: str) -> RunView:
         """One run. Raises NotFound."""
         with self._database.read() as connection:
-            row = queries.find_run(connection, UUID(id))
+            row = queries.find_run(connection, _uuid(id, "run"))
         if row is None:
             raise NotFound(f"there is no run {id}")
         return self._view(row)
@@ -369,7 +369,7 @@ class Simulation:
 
     def revoke_grant(self, id: str, by: str) -> None:
         """Take an approval in advance back."""
-        self._requests.revoke_grant(UUID(id), by)
+        self._requests.revoke_grant(_uuid(id, "grant"), by)
 
     def _actor(self, request: RequestView | str, by: str | None) -> tuple[UUID, Actor]:
         id = _request_id(request)
@@ -471,7 +471,14 @@ async def _gather(jobs: list[StepJob]) -> list[tuple[Any, BaseException | None]]
 
 
 def _request_id(request: RequestView | str) -> UUID:
-    return UUID(request.id if isinstance(request, RequestView) else request)
+    return _uuid(request.id if isinstance(request, RequestView) else request, "request")
+
+
+def _uuid(id: str, what: str) -> UUID:
+    try:
+        return UUID(id)
+    except ValueError:
+        raise NotFound(f"there is no {what} {id}") from None
 
 
 def _is_at(wanted: str, point: str) -> bool:
