@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from wakeloop.errors import ConfigurationError
+from wakeloop.events import Signal
 from wakeloop.triggers import At, Cron, Every, OnMessage, OnSignal, Schedule, Trigger
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class Agent:
     @property
     def signal_triggers(self) -> tuple[OnSignal, ...]:
         return tuple(trigger for trigger in self.triggers if isinstance(trigger, OnSignal))
+
+    def has_trigger_for(self, signal: Signal) -> bool:
+        """Whether a trigger names signals of this type, and so says which of them are for which session."""
+        return any(trigger.names(signal) for trigger in self.signal_triggers)
 
     def __call__(self, ctx: Context[Any]) -> Coroutine[Any, Any, Any]:
         """Run the handler on a context of your own, as in a unit test of the handler alone."""

@@ -93,7 +93,9 @@ class Changes:
                     )
                 )
             case cmd.EmitSignal(signal=signal):
-                self.commit.posts.extend(signal_posts(self._world.registry, signal))
+                posts, emitted = signal_posts(self._world.registry, signal)
+                self.commit.posts.extend(posts)
+                self.commit.signals.append(emitted)
             case cmd.SetWakeup():
                 schedule = command.schedule
                 if isinstance(schedule, At):

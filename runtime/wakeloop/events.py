@@ -89,6 +89,10 @@ class Message(_Record):
     vouched: bool = True
 
 
+ANY_SIGNAL = "*"
+"""Where a type of signal stands: whatever its type."""
+
+
 class Signal(_Record):
     """Something that happened outside, in the terms of CloudEvents 1.0: `type`, `source`, `id`, `subject`, `time`."""
 

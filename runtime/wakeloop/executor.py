@@ -549,7 +549,7 @@ def _first_due(
 ) -> datetime | None:
     """When the first of what these commits made due for others, or for sessions that were let go, is due."""
     if any(
-        one.posts or one.spawned or one.answers or one.messages or one.requests or one.settlements
+        one.posts or one.signals or one.spawned or one.answers or one.messages or one.requests or one.settlements
         or one.wakeups
         for one in commits
     ) or any(result.has_settled for result in results):  # fmt: skip

@@ -16,7 +16,7 @@ from wakeloop.engine.journal import Kind, Record, load_waits
 from wakeloop.engine.operation import Operation
 from wakeloop.engine.values import JSON_CODEC
 from wakeloop.entries import Entry
-from wakeloop.events import EVENT, Event, Message, Signal
+from wakeloop.events import ANY_SIGNAL, EVENT, Event, Message, Signal
 from wakeloop.open_run import OpenRun, StepJob, StepKey
 from wakeloop.status import RunStatus
 from wakeloop.store.records import InboxRow, RunRow, SessionRow
@@ -375,5 +375,5 @@ def _fits(match: dict[str, Any], event: Event) -> bool:
     if isinstance(event, Message):
         return match["type"] == "message" and match.get("from") in (None, event.from_)
     if isinstance(event, Signal):
-        return match["type"] == "signal" and match.get("signal") in ("*", event.type)
+        return match["type"] == "signal" and match.get("signal") in (ANY_SIGNAL, event.type)
     return False

@@ -39,7 +39,7 @@ from wakeloop.plain import REPEATED, Plain, Round, Routed, is_plain, rounds
 from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing, storable
 from wakeloop.store import files, inbox, outbox, queries, received
 from wakeloop.store.database import Database, is_outage
-from wakeloop.store.records import NewRun, Post
+from wakeloop.store.records import Emitted, NewRun, Post
 from wakeloop.world import World, signal_posts
 
 log = get_logger("wakeloop.intake")
@@ -194,7 +194,8 @@ class Intake:
         return [run.id in queued and firsts[run.id] == place for place, run in enumerate(runs)]
 
     def signal(self, signal: Signal) -> list[str]:
-        """Record a signal for every session that listens for it; their names. A (source, id) counts once."""
+        """Record a signal for every session that listens for it, or has a run that waits for it; their names. A (source, id)
+        counts once in each."""
         size = len(dump_event(signal))
         if size > VALUE_LIMIT_BYTES:
             raise ValueTooLarge(
@@ -203,11 +204,11 @@ class Intake:
                 size=size,
                 limit=VALUE_LIMIT_BYTES,
             )
-        posts = signal_posts(self._world.registry, signal)
-        if not posts:
+        posts, emitted = signal_posts(self._world.registry, signal)
+        taken = self._post(posts, emitted)
+        if not taken:
             log.info("a signal that no agent listens for", type=signal.type, id=signal.id)
-        self._post(posts)
-        return [f"{post.agent}/{post.key}" for post in posts]
+        return [f"{post.agent}/{post.key}" for post in taken]
 
     def cancel(self, agent: str, key: str, run_id: UUID) -> None:
         """Ask an open run to end: CancelledError is raised in it where it waits. Asked again, it is ended there."""
@@ -218,13 +219,17 @@ class Intake:
         """Something was made due beside this intake."""
         self._changed()
 
-    def _post(self, posts: list[Post]) -> None:
-        def work(connection: Connection, now: datetime) -> None:
-            names = {(post.agent, post.key) for post in posts}
-            known, made = inbox.ensure_recipients(connection, names, now=now)
-            inbox.touch(connection, inbox.post(connection, posts, known, now=now) - made, now=now)
+    def _post(self, posts: Sequence[Post], *signals: Emitted) -> list[Post]:
+        """Record these, and these signals for the runs that wait for them; all that was recorded."""
 
-        self._transact(work)
+        def work(connection: Connection, now: datetime) -> list[Post]:
+            found = [*posts, *inbox.for_waiting(connection, signals)]
+            names = {(post.agent, post.key) for post in found}
+            known, made = inbox.ensure_recipients(connection, names, now=now)
+            inbox.touch(connection, inbox.post(connection, found, known, now=now) - made, now=now)
+            return found
+
+        return self._transact(work)
 
     def _transact(self, work: Callable[[Connection, datetime], T]) -> T:
         """One transaction, tried again for a few seconds if the database is away: all that is recorded here may be

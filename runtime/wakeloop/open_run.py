@@ -19,7 +19,7 @@ from wakeloop.engine.values import JSON_CODEC
 from wakeloop.errors import WakeloopError
 from wakeloop.status import RunStatus
 from wakeloop.steps import Step
-from wakeloop.store.records import RunRow, SessionCommit, SessionRow
+from wakeloop.store.records import Receiver, RunRow, SessionCommit, SessionRow
 from wakeloop.tracing import Span
 
 StepKey = tuple[int, int, UUID, int]
@@ -208,10 +208,10 @@ class OpenRun:
             commit.records[self.id], self.records = self.records, []
 
 
-def receivers(waits: tuple[Wait, ...]) -> list[tuple[int, str | None]]:
-    """The operations of these that a message completes, each with the contact that it must be of, if any."""
+def receivers(waits: tuple[Wait, ...]) -> list[Receiver]:
+    """Those of these that a message or a signal ends."""
     return [
-        (wait.op, (wait.match or {}).get("from"))
+        Receiver(op=wait.op, contact=wait.match.get("from"), signal=wait.match.get("signal"))
         for wait in waits
-        if wait.kind is Kind.RECEIVE and (wait.match or {}).get("type") == "message"
+        if wait.kind is Kind.RECEIVE and wait.match is not None
     ]

@@ -299,9 +299,13 @@ class OnSignal:
     match: Mapping[str, JsonValue] | Callable[[Signal], bool] | None = field(default=None, hash=False)
     key: str | Callable[[Signal], str] | None = None
 
+    def names(self, signal: Signal) -> bool:
+        """Whether it is for signals of this type."""
+        return fnmatchcase(signal.type, self.type)
+
     def fits(self, signal: Signal) -> bool:
         """Whether the signal wakes the agent. What a callable `match` raises is passed on."""
-        if not fnmatchcase(signal.type, self.type):
+        if not self.names(signal):
             return False
         if self.match is None:
             return True
@@ -363,7 +367,7 @@ def on_signal(
     match: Mapping[str, JsonValue] | Callable[[Signal], bool] | None = None,
     key: str | Callable[[Signal], str] | None = None,
 ) -> OnSignal:
-    """Wake on a signal.
+    """Wake on a signal. A run of the session that waits for it (`ctx.receive`) gets it; otherwise it starts one.
 
     type: its exact type, or a pattern such as `invoice.*` (`*` matches any text, dots too).
     match: top-level fields of its data with the values that they must have, or a function of the signal.

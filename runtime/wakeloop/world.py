@@ -13,7 +13,7 @@ from wakeloop.events import Signal, dump_event
 from wakeloop.people import People
 from wakeloop.registry import Registry
 from wakeloop.steps import Step
-from wakeloop.store.records import Post
+from wakeloop.store.records import Emitted, Post
 
 
 class Ids(Protocol):
@@ -71,12 +71,12 @@ def _reachable(people: People, names: Sequence[str], via: str | None) -> set[str
     return set(contacts)
 
 
-def signal_posts(registry: Registry, signal: Signal) -> list[Post]:
-    """The signal, once for every session that an agent listens for it in."""
-    body = dump_event(signal)
-    return [
-        Post(
-            agent=agent.name, key=key, kind="signal", dedupe=f"signal:{signal.source}:{signal.id}", body=body
-        )
+def signal_posts(registry: Registry, signal: Signal) -> tuple[list[Post], Emitted]:
+    """The signal, once for every session that a trigger brings it to; and for the runs that wait for it where none does."""
+    body, dedupe = dump_event(signal), f"signal:{signal.source}:{signal.id}"
+    posts = [
+        Post(agent=agent.name, key=key, kind="signal", dedupe=dedupe, body=body)
         for agent, key in registry.listeners(signal)
     ]
+    others = frozenset(agent.name for agent in registry.agents if not agent.has_trigger_for(signal))
+    return posts, Emitted(type=signal.type, agents=others, dedupe=dedupe, body=body)

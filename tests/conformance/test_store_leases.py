@@ -28,7 +28,7 @@ from tests.conformance.store_kit import (
 
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.store import due, inbox, leases, turns
-from wakeloop.store.records import ChildEnd, Committed, InboxRow, NewEntry, NewRun, Post, SessionRow
+from wakeloop.store.records import ChildEnd, Committed, InboxRow, NewEntry, NewRun, Post, Receiver, SessionRow
 
 
 @pytest.fixture(params=EVERY_STORE)
@@ -363,7 +363,7 @@ def test_everything_a_commit_may_hold_is_written_together(store: Store) -> None:
             consumed=[first.id],
             retargeted=[(second.id, run.id)],
             requests=[asked],
-            receivers={run.id: [(1, "alice"), (2, None)]},
+            receivers={run.id: [Receiver(1, "alice"), Receiver(2)]},
             entries=[NewEntry(role="user", content='"one"'), NewEntry(role="tool", content="2")],
         )
     )

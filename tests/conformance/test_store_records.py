@@ -12,8 +12,8 @@ import pytest
 from tests.conformance.store_kit import EVERY_STORE, NOW, Store, at_once, change, make_stores, raised, running
 
 from wakeloop.channel import DeliveryStatus
-from wakeloop.store import claims, due, inbox, outbox, queries, received, schedules
-from wakeloop.store.records import NewMessage, NewRun, Post
+from wakeloop.store import arriving, claims, due, inbox, outbox, queries, received, schedules
+from wakeloop.store.records import Emitted, NewMessage, NewRun, Post, Receiver
 
 
 @pytest.fixture(params=EVERY_STORE)
@@ -330,27 +330,54 @@ def test_what_was_tried_is_known_when_the_next_channel_is_chosen(store: Store) -
 # ---------------------------------------------------------------------- receivers
 
 
+def waiting(store: Store, key: str, receiver: Receiver, status: str = "waiting") -> None:
+    """A run in a session of this key that waits, and is in this state by now."""
+    row = store.held(key)
+    run = running(store, row)
+    [result] = store.commit(change(row, new_runs=[run], receivers={run.id: [receiver]}))
+    fields = {name: getattr(row, name) for name in row.__slots__} | {"version": result.version}
+    ended_at = store.now if status == "completed" else None
+    store.commit(change(type(row)(**fields), runs={run.id: {"status": status, "ended_at": ended_at}}))
+
+
 def test_only_sessions_that_wait_for_a_person_are_found(store: Store) -> None:
-    """A message may be for a session whose run waits for its sender, or for anyone; not for runs that are over."""
-    found: dict[str, int] = {}
-    for key, contact, status in (("named", "alice", "waiting"), ("anyone", None, "waiting"), ("bob", "bob", "waiting"), ("over", "alice", "completed")):  # fmt: skip
-        row = store.held(key)
-        run = running(store, row)
-        [result] = store.commit(change(row, new_runs=[run], receivers={run.id: [(1, contact)]}))
-        store.commit(
-            change(
-                type(row)(
-                    **{**{name: getattr(row, name) for name in row.__slots__}, "version": result.version}
-                ),
-                runs={run.id: {"status": status}},
-            )
-        )
-        found[key] = row.id
+    """A message may be for a session whose run waits for its sender, or for anyone, also while a step of that run is under
+    way; not for runs that are over, nor for those that wait for signals."""
+    waiting(store, "named", Receiver(1, "alice"))
+    waiting(store, "anyone", Receiver(1))
+    waiting(store, "in a step", Receiver(1, "alice"), "running")
+    waiting(store, "bob", Receiver(1, "bob"))
+    waiting(store, "over", Receiver(1, "alice"), "completed")
+    waiting(store, "signal", Receiver(1, signal="*"))
 
     with store.database.read() as connection:
-        rows = received.waiting_for(connection, "alice")
+        alone = received.waiting_for(connection, "alice")
+        together = arriving.wanted(connection, ["alice"])
 
-    assert sorted((row.key, row.contact) for row in rows) == [("anyone", None), ("named", "alice")]
+    expected = [("anyone", None), ("in a step", "alice"), ("named", "alice")]
+    assert sorted((row.key, row.contact) for row in alone) == expected
+    assert sorted((row.key, row.contact) for row in together) == expected
+
+
+def test_only_sessions_that_wait_for_a_signal_are_found(store: Store) -> None:
+    """Of its type or of any, of the agents that it is for; each gets it once, however many of its runs wait."""
+    waiting(store, "paid", Receiver(1, signal="paid"))
+    waiting(store, "paid", Receiver(1, signal="paid"), "running")
+    waiting(store, "any", Receiver(2, signal="*"))
+    waiting(store, "lost", Receiver(1, signal="lost"))
+    waiting(store, "over", Receiver(1, signal="paid"), "completed")
+    waiting(store, "message", Receiver(1))
+    of = store.held("other").agent
+
+    def found(*types: str, agent: str = of) -> list[tuple[str, str]]:
+        signals = [Emitted(type=type, agents=frozenset({agent}), dedupe=type, body="{}") for type in types]
+        with store.database.read() as connection:
+            return [(post.key, post.dedupe) for post in inbox.for_waiting(connection, signals)]
+
+    assert found("paid") == [("any", "paid"), ("paid", "paid")]
+    assert found("paid", "lost") == [("any", "paid"), ("paid", "paid"), ("any", "lost"), ("lost", "lost")]
+    assert found("paid", agent="another") == []
+    assert found() == []
 
 
 # ---------------------------------------------------------------------- looking

@@ -375,6 +375,58 @@ def test_signals_are_received_by_type() -> None:
     ]
 
 
+def test_a_signal_is_for_every_run_that_waits_for_it_if_no_trigger_brings_it() -> None:
+    """In whatever session, of its type or of any, from outside or of another agent; nothing else begins by it."""
+
+    @agent()
+    async def waits(ctx: Context[None]) -> Any:
+        return (await ctx.receive(type=ctx.event.input or Signal)).data  # type: ignore[union-attr]
+
+    @agent()
+    async def tells(ctx: Context[None]) -> None:
+        await ctx.emit("paid", {"total": 5})
+
+    with Simulation([waits, tells], contacts=ALICE) as sim:
+        first, second = sim.start(waits, "paid", key="one"), sim.start(waits, "lost", key="two")
+        sim.crash()
+        sim.signal("refunded")
+        sim.signal("paid", {"total": 4}, id="evt_1")
+        sim.crash()
+        third, fourth = sim.start(waits, "paid", key="one"), sim.start(waits, key="three")
+        sim.signal("paid", {"total": 4}, id="evt_1")  # session one has had it
+        waiting = sim.run(third).status
+        sim.start(tells)
+        runs = [sim.run(id) for id in (first, second, third, fourth)]
+        count = len(sim.runs(waits))
+
+    assert [(run.status, run.result) for run in runs] == [
+        ("completed", {"total": 4}), ("waiting", None), ("completed", {"total": 5}), ("completed", {"total": 4}),
+    ]  # fmt: skip
+    assert waiting == "waiting"
+    assert count == 4
+
+
+def test_a_trigger_says_for_which_session_a_signal_is() -> None:
+    """A run in another session that waits for the type does not get it."""
+
+    @agent(
+        on_signal("order.placed", key="{order}"),
+        on_signal("order.paid", key="{order}", match={"test": False}),
+    )
+    async def ships(ctx: Context[None]) -> Any:
+        data: Any = (await ctx.receive(type="order.paid")).data
+        return data["order"]
+
+    with Simulation([ships]) as sim:
+        sim.signal("order.placed", {"order": 1})
+        sim.signal("order.placed", {"order": 2})
+        sim.signal("order.paid", {"order": 2, "test": True})
+        sim.signal("order.paid", {"order": 2, "test": False})
+        runs = sim.runs()
+
+    assert [(run.status, run.result) for run in runs] == [("waiting", None), ("completed", 2)]
+
+
 def test_a_signal_counts_once_by_its_id() -> None:
     """A provider that repeats a signal changes nothing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -13,13 +14,14 @@ from tests.servers import poll
 
 from wakeloop import Agent, Context, agent, step
 from wakeloop.clock import SystemClock
+from wakeloop.events import Message, dump_event
 from wakeloop.executor import Executor
 from wakeloop.people import People
 from wakeloop.registry import Registry
 from wakeloop.step_runner import RealLoop, ThreadedSteps
-from wakeloop.store import inbox, leases, queries
+from wakeloop.store import inbox, leases, queries, received
 from wakeloop.store.database import Database
-from wakeloop.store.records import NewRun
+from wakeloop.store.records import NewRun, Post
 from wakeloop.world import World
 
 released = threading.Event()
@@ -40,6 +42,13 @@ async def blocked(ctx: Context[None]) -> str:
 
 
 @agent()
+async def both(ctx: Context[None]) -> list[str]:
+    """Waits for a message while it is in a step."""
+    message, name = await asyncio.gather(ctx.receive(), wait_for_release("meanwhile"))
+    return [message.text, name]
+
+
+@agent()
 async def busy(ctx: Context[None]) -> None:
     """Computes where it should not."""
     end = time.monotonic() + 1.8
@@ -50,8 +59,6 @@ async def busy(ctx: Context[None]) -> None:
 @agent()
 async def napper(ctx: Context[None]) -> float:
     """Has a timeout around a step that takes longer."""
-    import asyncio
-
     try:
         async with asyncio.timeout(0.2):
             await wait_for_release("slow")
@@ -66,7 +73,9 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.database = Database(f"sqlite:///{folder}/store.db")
         self.database.upgrade()
-        self.world = World(registry=Registry([blocked, busy, napper]), people=People({}), ids=SystemClock())
+        self.world = World(
+            registry=Registry([blocked, both, busy, napper]), people=People({}), ids=SystemClock()
+        )
         self._loops: list[RealLoop] = []
         self._executors: list[Executor] = []
 
@@ -162,6 +171,34 @@ def test_a_lease_is_extended_while_a_step_takes_longer_than_it(rig: Rig) -> None
 
     assert ticket.wait(10)
     assert effects == ["once"]
+
+
+def test_a_message_is_for_a_run_that_waits_for_it_while_a_step_is_under_way(rig: Rig) -> None:
+    """The run is with a worker, and gets it there, before the step is over."""
+    executor = rig.executor()
+    session = rig.queue(both)
+    ticket = executor.submit([session])
+    for _ in poll(10):
+        with rig.database.read() as connection:
+            found = received.waiting_for(connection, "alice")
+        if effects and found:
+            break
+
+    with rig.database.begin() as connection:
+        now = rig.database.now()
+        event = Message(id=str(rig.world.ids.new_id()), text="hello", from_="alice", channel="sms", at=now)
+        post = Post(agent="both", key="default", kind="message", dedupe="m1", body=dump_event(event))
+        known = {(row.agent, row.key): row.id for row in found}
+        inbox.touch(connection, inbox.post(connection, [post], known, now=now), now=now)
+    for _ in poll(10):
+        with rig.database.read() as connection:
+            if not received.waiting_for(connection, "alice"):
+                break
+    assert not released.is_set()
+    released.set()
+
+    assert ticket.wait(10)
+    assert rig.runs() == [("completed", '["hello","meanwhile"]')]
 
 
 def test_stopping_hands_back_what_is_under_way_at_once(rig: Rig) -> None:

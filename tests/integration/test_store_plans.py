@@ -52,12 +52,14 @@ from wakeloop.store.batches import Insert, is_postgres
 from wakeloop.store.database import Database
 from wakeloop.store.records import (
     ChildEnd,
+    Emitted,
     NewEntry,
     NewMessage,
     NewRequest,
     NewRun,
     NewWakeup,
     Post,
+    Receiver,
     RunRow,
     SessionCommit,
     SessionRow,
@@ -215,8 +217,9 @@ def a_whole_commit(connection: Any) -> None:
                 settlements=[Settlement(id=uuid(4, id), status="answered", outcome="{}")],
                 spawned=[NewRun(id=uuid(6, id), agent="agent1", key="k1", event="{}")],
                 posts=[Post(agent="agent2", key=f"new{id}", kind="signal", dedupe="s1")],
+                signals=[Emitted(type="paid", agents=frozenset({"agent1"}), dedupe="s2", body="{}")],
                 wakeups=[NewWakeup(ref="w", spec="{}", anchor=NOW, nominal=AHEAD, due_at=AHEAD)],
-                cancelled_wakeups=[f"r{id - 1}"], receivers={run: [(2, "c1")]}, closed_runs=[run],
+                cancelled_wakeups=[f"r{id - 1}"], receivers={run: [Receiver(2, "c1")]}, closed_runs=[run],
                 answers=[ChildEnd(session=9, parent=uuid(1, 9), run=run, body="{}")],
                 entries=[NewEntry(role="user", content='"hello"'), NewEntry(role="agent", source=uuid(8, id))],
             )
@@ -323,6 +326,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "inbox.ensure_recipients": lambda c: inbox.ensure_recipients(c, [("agent1", "k1"), ("agent4", "new")], now=NOW),
     "inbox.find_session": lambda c: inbox.find_session(c, "agent1", "k1"),
     "inbox.post": lambda c: inbox.post(c, [Post(agent="a", key="k", kind="signal", dedupe="d1")], {("a", "k"): 2}, now=NOW),
+    "inbox.for_waiting": lambda c: inbox.for_waiting(c, [Emitted(type="paid", agents=frozenset({"agent1"}), dedupe="d1", body="{}")]),
     "inbox.answer": lambda c: inbox.answer(c, [ChildEnd(session=3, parent=uuid(1, 3), run=uuid(1, 4), body="{}")], now=NOW),
     "inbox.causes": lambda c: inbox.causes(c, [1, 2, 30]),
     "inbox.queue_runs": lambda c: inbox.queue_runs(c, [NewRun(id=uuid(5, 1), agent="a", key="k", event="{}")], {("a", "k"): 2}, now=NOW),

@@ -32,7 +32,7 @@ from wakeloop.engine.journal import Kind
 from wakeloop.engine.requesting import approval, question
 from wakeloop.engine.values import JSON_CODEC, VALUE_LIMIT_BYTES, codec_for, plain, result_codec
 from wakeloop.errors import NotFound, ValueTooLarge
-from wakeloop.events import Attachment, Event, Message, Signal, Tick
+from wakeloop.events import ANY_SIGNAL, Attachment, Event, Message, Signal, Tick
 from wakeloop.gates import Approval
 from wakeloop.people import Card
 from wakeloop.triggers import Schedule
@@ -244,7 +244,8 @@ class Context(Generic[S]):
         self, *, timeout: float | timedelta | None = None, from_: str | None = None, type: Any = Message
     ) -> Any:
         """Wait for the next message (`type=Message`), signal (`type=Signal`) or signal of one type (`type="invoice.paid"`)
-        for this session. from_: only messages of that contact; by default of the one whose message started this run,
+        for this session. Which session a signal is for says the agent's `on_signal` that names its type; if none does, every
+        run of the agent that waits for it gets it. from_: only messages of that contact; by default of the one whose message started this run,
         else of anyone. timeout: seconds or timedelta. Raises TimeoutError, NotFound for an unknown contact."""
         match: dict[str, Any]
         if type is Message:
@@ -254,7 +255,7 @@ class Context(Generic[S]):
             match = {"type": "message", "from": sender}
             codec = codec_for(Message)
         elif type is Signal or isinstance(type, str):
-            match = {"type": "signal", "signal": type if isinstance(type, str) else "*"}
+            match = {"type": "signal", "signal": type if isinstance(type, str) else ANY_SIGNAL}
             codec = codec_for(Signal)
         else:
             raise TypeError(f"receive(type=...) takes Message, Signal or a signal's type, not {type!r}")
@@ -296,7 +297,8 @@ class Context(Generic[S]):
         return Child(run, child, name, agent if isinstance(agent, Agent) else None)
 
     async def emit(self, type: str, data: Any = None, *, subject: str | None = None) -> Signal:
-        """Publish a signal to the agents that listen for its type. `data` is a JSON value or a pydantic model."""
+        """Publish a signal to the agents that listen for its type, and to the runs that wait for it. `data` is a JSON value or
+        a pydantic model."""
         run = self._run
 
         def effect() -> tuple[Signal, list[Command]]:

@@ -34,7 +34,7 @@ _NOTHING: Any = sa.null()
 _session_of_request: Any = (
     sa.select(requests.c.session_id).where(requests.c.id == recipients.c.request_id).scalar_subquery()
 )
-_status_of_run: Any = sa.select(runs.c.status).where(runs.c.id == receivers.c.run_id).scalar_subquery()
+_is_open: Any = sa.select(runs.c.ended_at.is_(None)).where(runs.c.id == receivers.c.run_id).scalar_subquery()
 _ASKED = sa.select(
     recipients.c.contact, recipients.c.request_id.label("request"), _session_of_request.label("session"),
     sa.cast(_NOTHING, sa.Text()).label("agent"), sa.cast(_NOTHING, sa.Text()).label("key"),
@@ -48,7 +48,7 @@ def _waiting(condition: sa.ColumnElement[bool]) -> Any:
             sessions.c.agent, sessions.c.key,
         )
         .join(receivers, receivers.c.session_id == sessions.c.id)
-        .where(condition, _status_of_run == sa.literal_column("'waiting'"))
+        .where(condition, receivers.c.signal.is_(None), _is_open)
     )  # fmt: skip
 
 

@@ -10,11 +10,12 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from wakeloop.events import ANY_SIGNAL
 from wakeloop.status import RunStatus
 from wakeloop.store.batches import Insert, Taking, among, arrays, is_postgres
 from wakeloop.store.direct import Direct
-from wakeloop.store.records import ChildEnd, NewRun, Post
-from wakeloop.store.schema import OPEN_RUNS, PENDING_EVENTS, Instant, inbox, runs, sessions
+from wakeloop.store.records import ChildEnd, Emitted, NewRun, Post
+from wakeloop.store.schema import OPEN_RUNS, PENDING_EVENTS, Instant, inbox, receivers, runs, sessions
 
 _NAMES = arrays(sessions, ("agent", "key"))
 _FIND_SESSIONS = Direct(
@@ -53,6 +54,13 @@ _TOUCH = Taking(
     {"arrivals": sessions.c.arrivals + 1, "due_at": sa.case((_IS_ASLEEP, _NOW), else_=sessions.c.due_at)},
 )
 
+_WAITING_FOR_SIGNAL = Direct(
+    sa.select(sessions.c.agent, sessions.c.key, receivers.c.signal)
+    .join(receivers, receivers.c.session_id == sessions.c.id)
+    .join(runs, runs.c.id == receivers.c.run_id)
+    .where(among(receivers.c.signal, "types"), among(sessions.c.agent, "agents"), OPEN_RUNS)
+    .distinct()
+)
 _CAUSES: Any = sa.union_all(
     sa.select(inbox.c.session_id, inbox.c.trace).where(
         among(inbox.c.session_id, "ids"), PENDING_EVENTS, inbox.c.trace.is_not(None)
@@ -128,6 +136,23 @@ def post(
     # In one order everywhere: two transactions with the same items wait for each other's unique keys.
     rows.sort(key=lambda row: (row["session_id"], row["dedupe"]))
     return {row.session_id for row in _POST(connection, rows)}
+
+
+def for_waiting(connection: Connection, signals: Sequence[Emitted]) -> list[Post]:
+    """These signals, once for every session with a run that waits for one of them, of the agents that each is for."""
+    if not signals:
+        return []
+    types = sorted({*(one.type for one in signals), ANY_SIGNAL})
+    agents = sorted(set().union(*(one.agents for one in signals)))
+    found = _WAITING_FOR_SIGNAL(connection, {"types": types, "agents": agents})
+    return [
+        Post(agent=agent, key=key, kind="signal", dedupe=one.dedupe, body=one.body, trace=one.trace)
+        for one in signals
+        for agent, key in sorted(
+            {(row.agent, row.key) for row in found if row.signal in (one.type, ANY_SIGNAL)}
+        )
+        if agent in one.agents
+    ]
 
 
 def answer(connection: Connection, answers: Sequence[ChildEnd], *, now: datetime) -> set[int]:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from wakeloop.store.batches import Insert, Row, Update
 from wakeloop.store.direct import Direct
-from wakeloop.store.schema import messages, received, receivers, runs, sessions
+from wakeloop.store.schema import OPEN_RUNS, messages, received, receivers, runs, sessions
 
 _RECORD = Insert(
     received,
@@ -50,7 +50,6 @@ _ADD_MESSAGE = Insert(
         "at",
     ),
 )
-_IS_WAITING = runs.c.status == sa.literal_column("'waiting'")
 
 
 def _waiting(condition: sa.ColumnElement[bool]) -> Any:
@@ -58,7 +57,7 @@ def _waiting(condition: sa.ColumnElement[bool]) -> Any:
         sa.select(sessions.c.id, sessions.c.agent, sessions.c.key, receivers.c.contact)
         .join(receivers, receivers.c.session_id == sessions.c.id)
         .join(runs, runs.c.id == receivers.c.run_id)
-        .where(condition, _IS_WAITING)
+        .where(condition, receivers.c.signal.is_(None), OPEN_RUNS)
     )
 
 

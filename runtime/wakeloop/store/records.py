@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from wakeloop import tracing
@@ -189,6 +189,26 @@ class ChildEnd:
     trace: str | None = field(default_factory=tracing.carried)
 
 
+class Receiver(NamedTuple):
+    """What a run waits for, by one of its operations: a message of a contact, or of anyone; or, if it names one, a signal of
+    that type, or of any ("*")."""
+
+    op: int
+    contact: str | None = None
+    signal: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Emitted:
+    """A signal for the runs of these agents that wait for one of its type, in whatever session."""
+
+    type: str
+    agents: frozenset[str]
+    dedupe: str
+    body: str
+    trace: str | None = field(default_factory=tracing.carried)
+
+
 @dataclass(kw_only=True, slots=True)
 class SessionCommit:
     """All that one session changes, applied in one transaction or not at all.
@@ -212,9 +232,10 @@ class SessionCommit:
     settlements: list[Settlement] = field(default_factory=list)
     spawned: list[NewRun] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
+    signals: list[Emitted] = field(default_factory=list)
     wakeups: list[NewWakeup] = field(default_factory=list)
     cancelled_wakeups: list[str] = field(default_factory=list)
-    receivers: dict[UUID, list[tuple[int, str | None]]] = field(default_factory=dict)
+    receivers: dict[UUID, list[Receiver]] = field(default_factory=dict)
     closed_runs: list[UUID] = field(default_factory=list)
     retargeted: list[tuple[int, UUID]] = field(default_factory=list)
     answers: list[ChildEnd] = field(default_factory=list)

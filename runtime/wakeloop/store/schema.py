@@ -442,7 +442,14 @@ receivers = Table(
     Column("op", Integer, primary_key=True, autoincrement=False),
     Column("session_id", Serial, nullable=False),
     Column("contact", Text),
+    Column("signal", Text),
     Index("ix_receivers_contact", "contact"),
+    Index(
+        "ix_receivers_signal",
+        "signal",
+        postgresql_where=text("signal IS NOT NULL"),
+        sqlite_where=text("signal IS NOT NULL"),
+    ),
 )
 
 opt_outs = Table(

@@ -21,7 +21,7 @@ from wakeloop.store import inbox as arrivals
 from wakeloop.store.batches import Insert, Update, among
 from wakeloop.store.direct import Call, Direct, together
 from wakeloop.store.leases import SESSION_COLUMNS, claiming, session_row
-from wakeloop.store.records import Committed, InboxRow, RunRow, SessionCommit, TakenUp
+from wakeloop.store.records import Committed, InboxRow, Post, RunRow, SessionCommit, TakenUp
 from wakeloop.store.schedules import of_sessions as schedules_of
 from wakeloop.store.schema import (
     OPEN_RUNS,
@@ -86,7 +86,7 @@ _CONSUME = Direct(
 )
 _RETARGET = Update(inbox, "id", ("target",))
 _DELETE_RECEIVERS = Direct(sa.delete(receivers).where(among(receivers.c.run_id, "runs")))
-_INSERT_RECEIVERS = Insert(receivers, ("run_id", "op", "session_id", "contact"))
+_INSERT_RECEIVERS = Insert(receivers, ("run_id", "op", "session_id", "contact", "signal"))
 _INSERT_WAKEUPS = Insert(
     schedules,
     ("session_id", "agent", "ref", "own", "spec", "anchor", "nominal", "due_at"),
@@ -186,7 +186,8 @@ def commit(
     if not commits:
         return []
     foreign = {(run.agent, run.key) for one in commits for run in one.spawned}
-    foreign |= {(post.agent, post.key) for one in commits for post in one.posts}
+    posts = {one.session.id: [*one.posts, *arrivals.for_waiting(connection, one.signals)] for one in commits}
+    foreign |= {(post.agent, post.key) for some in posts.values() for post in some}
     known, made = arrivals.ensure_recipients(connection, foreign, now=now)
     for one in commits:
         if one.cancelled_wakeups:
@@ -228,7 +229,7 @@ def commit(
         )  # fmt: skip
     if writing:
         _UPDATE_SESSIONS(connection, changes)
-        if _write(connection, writing, known, made, now):
+        if _write(connection, writing, posts, known, made, now):
             results = [replace(result, has_settled=True) for result in results]
     return results
 
@@ -248,8 +249,8 @@ def _withdrawn(
 
 
 def _write(
-    connection: Connection, commits: list[SessionCommit], known: dict[tuple[str, str], int], made: set[int],
-    now: datetime,
+    connection: Connection, commits: list[SessionCommit], posts: Mapping[int, list[Post]],
+    known: dict[tuple[str, str], int], made: set[int], now: datetime,
 ) -> bool:  # fmt: skip
     """Write what these commits change, but for the sessions' own rows; whether requests ended with their runs."""
     _INSERT_RUNS(connection, [_run_values(run) for one in commits for run in one.new_runs])
@@ -286,7 +287,8 @@ def _write(
         connection, closed, RequestStatus.CANCELLED, ended.model_dump_json(), now=now
     )
     _write_wakeups(connection, commits, now)
-    arrived = arrivals.post(connection, [post for one in commits for post in one.posts], known, now=now)
+    own = [post for one in commits for post in posts[one.session.id]]
+    arrived = arrivals.post(connection, own, known, now=now)
     spawned = [run for one in commits for run in one.spawned]
     arrived |= arrivals.queue_runs(connection, spawned, known, now=now)
     arrived |= arrivals.answer(connection, [answer for one in commits for answer in one.answers], now=now)
@@ -303,8 +305,11 @@ def _write_receivers(connection: Connection, commits: list[SessionCommit]) -> No
     if changed:
         _DELETE_RECEIVERS(connection, {"runs": changed})
     rows = [
-        {"run_id": run_id, "op": op, "session_id": one.session.id, "contact": contact}
-        for one in commits for run_id, waits in one.receivers.items() for op, contact in waits
+        {
+            "run_id": run_id, "op": wait.op, "session_id": one.session.id, "contact": wait.contact,
+            "signal": wait.signal,
+        }
+        for one in commits for run_id, waits in one.receivers.items() for wait in waits
     ]  # fmt: skip
     _INSERT_RECEIVERS(connection, rows)
 
