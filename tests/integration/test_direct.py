@@ -23,6 +23,8 @@ from wakeloop.store.schema import runs, sessions
 OF_SESSIONS = Direct(sa.select(runs).where(among(runs.c.session_id, "ids")).order_by(runs.c.id))
 COUNT = Direct(sa.select(sa.func.count().label("many")).select_from(sessions))
 MAKE = Insert(sessions, ("agent", "key", "created_at", "due_at"))
+PREPARED_AFTER = 5
+"""A statement that psycopg has executed so often is prepared the next time."""
 WRONG = Direct(
     sa.select(sa.literal_column("1 / (SELECT count(*) FROM sessions WHERE key = 'none')").label("one"))
 )
@@ -85,6 +87,25 @@ def test_a_mistake_among_several_undoes_all(postgres_server: Postgres) -> None:
     assert count == 0
     assert not is_outage(caught.value)
     assert not isinstance(caught.value, ProgrammingError)
+
+
+def test_what_was_passed_over_after_a_mistake_is_not_taken_for_prepared(postgres_server: Postgres) -> None:
+    """Where no rollback follows the mistake, either: psycopg was about to prepare the statement after it."""
+    database = Database(postgres_server.new_database(), pool_size=1)
+    database.upgrade()
+
+    def ask(*statements: Direct) -> list[list[Any]]:
+        with database.lone() as connection:
+            return together(connection, [(statement, {}) for statement in statements])
+
+    for _ in range(PREPARED_AFTER):
+        ask(COUNT)
+    with pytest.raises(DBAPIError, match="division by zero"):
+        ask(WRONG, COUNT)
+    [[row]] = ask(COUNT)
+    database.close()
+
+    assert row.many == 0
 
 
 @pytest.mark.parametrize("ask", [lambda c: COUNT(c, {}), lambda c: together(c, [(COUNT, {}), (COUNT, {})])], ids=["one", "several"])  # fmt: skip

@@ -77,10 +77,16 @@ def together(connection: Connection, calls: Sequence[Call]) -> list[list[Any]]:
     given = [one.given(parameters) for one, (_, parameters) in zip(ready, calls, strict=True)]
     driver = _driver(connection)
     cursors = []
-    with _raising(connection, driver, given[0][0], {}), driver.pipeline():
-        for text, values in given:
-            cursors.append(driver.cursor())
-            cursors[-1].execute(text, values)
+    try:
+        with _raising(connection, driver, given[0][0], {}), driver.pipeline():
+            for text, values in given:
+                cursors.append(driver.cursor())
+                cursors[-1].execute(text, values)
+    except DBAPIError:
+        if driver.autocommit:
+            # psycopg takes for prepared what PostgreSQL passed over after the mistake; only a rollback makes it forget that.
+            connection.invalidate()
+        raise
     return [one.rows(cursor) for one, cursor in zip(ready, cursors, strict=True)]
 
 
