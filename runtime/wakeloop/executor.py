@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from wakeloop import conversation, crashpoints, garbage, meters, progress
 from wakeloop.alive import new_owner
@@ -277,8 +277,8 @@ class Executor:
                 stop=lambda: self._closed,
             )
         except Exception as error:
-            if isinstance(error, DBAPIError) and is_outage(error):
-                log.error("turns given up: the database is away", error=str(error.orig))
+            if isinstance(error, SQLAlchemyError) and is_outage(error):
+                log.error("turns given up: the database is away", error=_cause(error))
                 self._lose(None)
             elif len(commits) + len(asked) > 1:
                 log.error("a transaction was refused; trying its sessions one by one", error=_cause(error))
@@ -526,8 +526,8 @@ class Executor:
                 self._extend(held)
                 with self._database.read() as connection:
                     arrivals = leases.arrivals(connection, held, owner=self.owner)
-            except DBAPIError as error:
-                log.warning("leases could not be extended", error=str(error.orig))
+            except SQLAlchemyError as error:
+                log.warning("leases could not be extended", error=_cause(error))
                 continue
             for id, seen in held.items():
                 if arrivals.get(id) != seen:

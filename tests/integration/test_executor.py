@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tests.servers import poll
 
 from wakeloop import Agent, Context, agent, step
@@ -199,6 +201,31 @@ def test_a_message_is_for_a_run_that_waits_for_it_while_a_step_is_under_way(rig:
 
     assert ticket.wait(10)
     assert rig.runs() == [("completed", '["hello","meanwhile"]')]
+
+
+def test_a_lease_is_extended_again_after_no_connection_was_to_be_had(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For so long that the pool refused to wait any more: others of the process had all of them."""
+    executor = rig.executor(lease_seconds=3)
+    ticket = executor.submit([rig.queue(blocked)])
+    for _ in poll(10):
+        if effects:
+            break
+    monkeypatch.setattr(rig.database.engine.pool, "_timeout", 0.01)
+    with contextlib.ExitStack() as others:
+        with contextlib.suppress(PoolTimeout):
+            while True:
+                others.enter_context(rig.database.engine.connect())
+        time.sleep(1)
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match="nothing came due"):
+        rig.make_due(4)
+
+    released.set()
+
+    assert ticket.wait(10)
+    assert effects == ["once"]
 
 
 def test_stopping_hands_back_what_is_under_way_at_once(rig: Rig) -> None:

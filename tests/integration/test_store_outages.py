@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tests.conformance.store_kit import EVERY_STORE, Store, after, change, claim, look, make_stores, running
 from tests.servers import Postgres
 
@@ -94,6 +95,25 @@ def test_a_busy_sqlite_file_is_an_outage(tmp_path: Path) -> None:
     threading.Timer(0.3, lambda: other.execute("ROLLBACK")).start()
     database.retrying(work, seconds=10)
     other.close()
+    database.close()
+
+
+def test_a_pool_without_a_free_connection_is_an_outage(tmp_path: Path) -> None:
+    """The same may succeed as soon as others of the process give one back."""
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}", pool_size=1)
+    database.engine.pool._timeout = 0.1  # type: ignore[attr-defined] # of a QueuePool
+    held = [database.engine.connect() for _ in range(2)]
+
+    def work() -> None:
+        with database.begin():
+            pass
+
+    with pytest.raises(PoolTimeout) as caught:
+        work()
+    assert is_outage(caught.value)
+    threading.Timer(0.3, held[0].close).start()
+    database.retrying(work, seconds=10)
+    held[1].close()
     database.close()
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from wakeloop.clock import Clock, OffsetClock, SystemClock
@@ -159,7 +160,7 @@ class Database:
         while True:
             try:
                 return work()
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
                 if not is_outage(error) or time.monotonic() + wait > deadline or stop():
                     raise
             time.sleep(wait)
@@ -214,7 +215,7 @@ class Database:
 def is_outage(error: SQLAlchemyError) -> bool:
     """Whether an error means that the database was away or busy, so that the same may succeed later."""
     if not isinstance(error, DBAPIError):
-        return False
+        return isinstance(error, PoolTimeout)
     if error.connection_invalidated:
         return True
     cause = error.orig
