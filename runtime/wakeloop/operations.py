@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.engine import Connection
+
 from wakeloop.engine.failures import describe
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.engine.rewinding import applied_before, taken_back
@@ -43,7 +45,7 @@ class Operations:
             raise NotPossible(f"run {id} is {row.status}: there is nothing left to cancel")
         with self._database.begin() as connection:
             now = self._database.now()
-            repair.lock(connection, row.session_id)
+            self._lock(connection, row)
             repair.close(connection, id, now=now)
             inbox.touch(connection, [row.session_id], now=now)
 
@@ -84,7 +86,7 @@ class Operations:
             )
         with self._database.begin() as connection:
             now = self._database.now()
-            session = repair.lock(connection, row.session_id)
+            session, row = self._lock(connection, row)
             journal = turns.load_journals(connection, [id])[id]
             error = RunError.model_validate_json(row.failure) if row.failure else None
             if row.status == RunStatus.STUCK:
@@ -150,6 +152,17 @@ class Operations:
                 kind=Kind.STEP, value=JSON_CODEC.dump(result["value"], "the step's result"), **facts
             )
         repair.append(connection, id, record)
+
+    def _lock(self, connection: Connection, row: Any) -> tuple[Any, Any]:
+        """Lock the session of a parked run; the session, and the run as it is then. Raises NotPossible if somebody else has
+        set it right in between."""
+        session = repair.lock(connection, row.session_id)
+        present = queries.find_run(connection, row.id)
+        if present is None or present.status not in PARKED_RUN:
+            raise NotPossible(
+                f"somebody else has retried or cancelled run {row.id} just now: look at it again with `wakeloop show`"
+            )
+        return session, present
 
     def _row(self, id: UUID) -> Any:
         with self._database.read() as connection:

@@ -7,15 +7,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydantic import BaseModel
 from tests.integration.engine_kit import ENGINE_POINTS, PEOPLE
 
 from wakeloop import Agent, Context, agent, on_message, on_signal, step
 from wakeloop.errors import NotFound, NotPossible
+from wakeloop.store.database import Database
+from wakeloop.store.schema import runs
 from wakeloop.testing import Simulation
 
 EFFECTS: list[Any] = []
@@ -584,6 +591,31 @@ def test_a_parked_run_can_be_cancelled_and_then_nothing_more() -> None:
             sim.retry("00000000-0000-7000-8000-000000000000")
 
     assert status == "cancelled"
+
+
+@pytest.mark.parametrize("repair_it", [Simulation.retry, Simulation.cancel], ids=["retry", "cancel"])
+def test_of_two_who_set_a_parked_run_right_at_once_the_second_is_refused(
+    tmp_path: Path, repair_it: Callable[[Simulation, str], None]
+) -> None:
+    """It had looked at the run before the first was done with it; what the first made of the run stays."""
+    BROKEN.add("a")
+
+    @agent()
+    async def worker(ctx: Context[None]) -> None:
+        await effect("a")
+
+    with Simulation([worker], store=tmp_path / "store.db") as sim, ThreadPoolExecutor() as pool:
+        run = sim.start(worker)
+        first = Database(f"sqlite:///{tmp_path / 'store.db'}")
+        with first.begin() as connection:
+            second = pool.submit(repair_it, sim, run)
+            time.sleep(0.5)
+            connection.execute(sa.update(runs).values(status="completed", failure=None))
+        first.close()
+
+        with pytest.raises(NotPossible, match="somebody else"):
+            second.result(10)
+        assert sim.run(run).status == "completed"
 
 
 def test_a_queued_run_is_cancelled_before_it_begins() -> None:
