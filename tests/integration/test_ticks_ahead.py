@@ -344,6 +344,29 @@ def test_a_deploy_that_ends_a_schedule_takes_back_what_it_had_queued(rig: Rig, i
     assert (session.owner, session.due_at) == (None, None)
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_deploy_that_is_undone_in_a_crowds_last_seconds_costs_no_tick(rig: Rig, is_held: bool) -> None:
+    """What was taken back is not in the way of the same occurrence, which is queued anew."""
+    rig.timers.sync_schedules()
+    schedule(rig, MANY)
+    swept = rig.approach(timedelta(seconds=3))
+    if is_held:
+        rig.executor.submit(swept.sessions)
+        rig.until(lambda: rig.executor.held == MANY + 1 and rig.executor.is_idle)
+    rig.deploy(without, ticker, prim)
+    rig.approach(timedelta(seconds=2))
+    rig.deploy(coded, ticker, prim)
+    rig.move(rig.instant)
+    rig.executor.submit([*swept.sessions, *rig.timers.sweep().sessions])
+
+    # Who began what was taken back lets go of its session.
+    rig.until(lambda: len({key for key, _, _ in ticks}) >= MANY and rig.executor.held == 0)
+    rig.executor.submit(rig.timers.sweep().sessions)
+
+    rig.until(lambda: "completed" in {row.status for row in of_ticks(rig, "default")})
+    assert sorted(row.status for row in of_ticks(rig, "default")) == ["cancelled", "completed"]
+
+
 def test_what_was_taken_back_leaves_the_memory_of_its_holder(rig: Rig) -> None:
     """A holder that hears of it in time begins nothing, and lets go."""
     rig.timers.sync_schedules()

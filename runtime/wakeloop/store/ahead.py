@@ -40,11 +40,15 @@ _IS_QUEUED = sa.and_(
     ),
 )
 _QUEUED = sa.select(runs.c.id).where(_IS_QUEUED).limit(sa.literal_column("1"))
+# Without its time, so that the occurrence is free again: another deploy may bring the schedule back before it.
 _WITHDRAW = (
     sa.update(runs)
     .where(_IS_QUEUED)
-    .values(status=str(RunStatus.CANCELLED), ended_at=sa.bindparam("now", type_=Instant()), wake_at=sa.null())
-)
+    .values(
+        status=str(RunStatus.CANCELLED), ended_at=sa.bindparam("now", type_=Instant()), wake_at=sa.null(),
+        nominal=sa.null(),
+    )
+)  # fmt: skip
 _WITHDRAWN = sa.select(runs.c.id).where(among(runs.c.id, "ids"), ENDED_RUNS)
 
 
