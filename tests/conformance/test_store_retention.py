@@ -15,8 +15,8 @@ from tests.conformance.store_kit import EVERY_STORE, Store, look, make_stores, r
 from wakeloop.engine.journal import Kind as Line
 from wakeloop.engine.journal import Record
 from wakeloop.status import PARKED_RUN, RunStatus
-from wakeloop.store import chores, files, inbox, outbox, received, retention, schedules, schema
-from wakeloop.store.records import NewMessage, NewRun, Post
+from wakeloop.store import chores, conversation, files, inbox, outbox, received, retention, schedules, schema
+from wakeloop.store.records import NewEntry, NewMessage, NewRun, Post
 from wakeloop.store.retention import Kind
 
 DAY = 86400.0
@@ -317,3 +317,35 @@ def test_requests_are_not_in_the_way_of_their_open_runs(store: Store) -> None:
     store.pass_time(400 * DAY)
 
     assert prune(store, Kind.RUNS) == prune(store, Kind.REQUESTS) == {}
+
+
+def test_of_a_conversation_that_was_in_use_when_a_walk_came_by_nothing_goes_with_that_walk(
+    store: Store,
+) -> None:
+    """Nor what stands in the walk's next batch, when it is at rest again: only a beginning goes, and no position is given
+    twice."""
+    [session] = store.sessions("a")
+    entries = [NewEntry(role="user", content='"hello"')] * (conversation.WINDOW + 2)
+    with store.database.begin() as connection:
+        conversation.append(connection, [(session, entries)], now=store.now)
+    store.pass_time(31 * DAY)
+    before = store.now - timedelta(days=30)
+    [run] = store.queue("a")
+
+    def batch(after: Any = None) -> tuple[int, Any]:
+        with store.database.begin() as connection:
+            found = retention.find(connection, Kind.ENTRIES, before=before, after=after, limit=1)
+            removed = retention.remove(connection, Kind.ENTRIES, found.ids, repeats=before)
+        return removed.get("conversation", 0), found.after
+
+    busy, after = batch()
+    set_row(store, "UPDATE runs SET status = 'completed', ended_at = created_at WHERE id = :id", run)
+    rest, end = batch(after)
+    whole = prune(store, Kind.ENTRIES)
+    with store.database.begin() as connection:
+        conversation.append(connection, [(session, entries[:1])], now=store.now)
+        bounds = conversation.bounds(connection, [session])
+
+    assert (busy, rest, end) == (0, 0, None)
+    assert whole == {"conversation": len(entries)}
+    assert bounds == {session: (len(entries) + 1, len(entries) + 1)}

@@ -227,7 +227,9 @@ def find_old(
     if len(rows) < most:
         return found, None
     end = rows[-1]
-    return found, (end.session_id, FURTHEST if end.session_id in young else end.seq)
+    # Of what may not go, nothing that follows may, though it could by the time of the next batch.
+    is_left = end.session_id in young or end.session_id not in resting
+    return found, (end.session_id, FURTHEST if is_left else end.seq)
 
 
 def remove(connection: Connection, spans: Collection[tuple[int, int, int]], *, counting: bool) -> int:
