@@ -254,6 +254,29 @@ def test_a_message_of_a_session_with_something_in_its_inbox_stays(store: Store) 
     assert prune(store, Kind.MESSAGES) == {}
 
 
+def test_no_turn_begins_that_could_read_a_message_that_goes(store: Store) -> None:
+    """Its session is locked from the judgement to the deletion; one that somebody has in hand is left alone."""
+    if not store.database.is_postgres:
+        return  # which has one writer
+    message = a_message(store, "a")
+    [session] = store.sessions("a")
+    store.pass_time(31 * DAY)
+    before = store.now - timedelta(days=30)
+    with store.database.begin() as connection:
+        inbox.touch(connection, [session], now=store.now)
+    with store.database.begin() as connection:
+        found = retention.find(connection, Kind.MESSAGES, before=before, limit=3)
+        claimed = store.claim_due()
+    with store.database.begin() as connection:
+        inbox.touch(connection, [session], now=store.now)
+        with store.database.begin() as other:
+            beside = retention.find(other, Kind.MESSAGES, before=before, limit=3)
+
+    assert (found.ids, claimed) == ([message], [])
+    assert beside.ids == []
+    assert store.claim_due() == [session]
+
+
 def test_what_came_in_is_known_for_as_long_as_it_may_come_again(store: Store) -> None:
     """A repetition of the last days is refused after its message has gone; the raw payload goes earlier than both."""
     old = a_message(store, "k")

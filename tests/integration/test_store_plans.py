@@ -292,6 +292,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "conversation.append": lambda c: conversation.append(c, [(9, [NewEntry(role="user", content='"hello"')]), (10, [NewEntry(role="agent", source=uuid(2, 9))])], now=NOW),
     "conversation.bounds": lambda c: conversation.bounds(c, [7, 8, 9]),
     "conversation.ranges": lambda c: (conversation.ranges(c, [(7, 1, 3)]), conversation.ranges(c, [(7, 1, 3), (8, 2, 2)])),
+    "conversation.lock_free": lambda c: conversation.lock_free(c, [1, 2, 3]),
     "conversation.find_old": lambda c: conversation.find_old(c, before=NOW, after=(5, 1), limit=100),
     "conversation.remove": lambda c: [conversation.remove(c, [(11, 1, 2), (12, 1, 2)], counting=counting) for counting in (True, False)],
     "conversation.erase": lambda c: [conversation.erase(c, 13, "c7", until=NOW, counting=counting) for counting in (True, False)],

@@ -197,12 +197,15 @@ _COUNT_WORDS = sa.select(sa.func.count()).select_from(conversation).where(*_WORD
 _ERASE = sa.update(conversation).where(*_WORDS).values(content=MARKED_JSON)
 
 
+def lock_free(connection: Connection, ids: Collection[int]) -> list[int]:
+    """Lock those of these sessions that no other transaction has in hand, until this one ends: which they are."""
+    return list(connection.execute(_LOCK, {"ids": sorted(ids)}).scalars()) if ids else []
+
+
 def _at_rest(connection: Connection, ids: Collection[int]) -> set[int]:
     """Those of these sessions that have no open or parked run and nothing in their inboxes, locked until the transaction
     ends: so no run begins that could read what goes."""
-    if not ids:
-        return set()
-    locked = list(connection.execute(_LOCK, {"ids": sorted(ids)}).scalars())
+    locked = lock_free(connection, ids)
     # Another statement: on PostgreSQL it sees what was committed before the locks were had.
     return set(connection.execute(_AT_REST, {"ids": locked}).scalars()) if locked else set()
 

@@ -135,10 +135,16 @@ _REQUESTS_TO_GO = (
     .order_by(requests.c.id)
     .with_for_update(of=requests, skip_locked=True)
 )
+_SESSIONS_OF = (
+    sa.select(messages.c.session_id)
+    .where(among(messages.c.id, "ids"), messages.c.session_id.is_not(None))
+    .distinct()
+)
 _MESSAGES_TO_GO = (
     sa.select(messages.c.id)
     .where(
         among(messages.c.id, "ids"),
+        sa.or_(messages.c.session_id.is_(None), among(messages.c.session_id, "sessions")),
         _none(messages, deliveries.c.message_id == messages.c.id, _is_on_its_way),
         _none(
             messages,
@@ -178,7 +184,7 @@ def find(connection: Connection, kind: Kind, *, before: datetime, after: Any = N
         end = UUID(int=int(before.timestamp() * 1000) << _MILLISECONDS_BITS)
         rows = list(connection.execute(_MESSAGES, {**facts, "after": after or UUID(int=0), "end": end}))
         last = rows[-1].id if len(rows) == limit else None
-        return Found(ids=_judged(connection, _MESSAGES_TO_GO, [row.id for row in rows]), after=last)
+        return Found(ids=at_rest(connection, [row.id for row in rows]), after=last)
     if kind is Kind.ENTRIES:
         spans, next_one = conversation.find_old(connection, before=before, after=after, limit=limit)
         return Found(ids=spans, after=next_one)
@@ -199,12 +205,16 @@ def find(connection: Connection, kind: Kind, *, before: datetime, after: Any = N
 
 
 def at_rest(connection: Connection, messages: list[UUID]) -> list[UUID]:
-    """Those of these messages that nothing open refers to, as `find` says, locked until the transaction ends."""
-    return _judged(connection, _MESSAGES_TO_GO, messages)
+    """Those of these messages that nothing open refers to, as `find` says, locked until the transaction ends with their
+    sessions: so no run begins that could read what goes."""
+    if not messages:
+        return []
+    of = list(connection.execute(_SESSIONS_OF, {"ids": messages}).scalars())
+    return _judged(connection, _MESSAGES_TO_GO, messages, sessions=conversation.lock_free(connection, of))
 
 
-def _judged(connection: Connection, judge: Any, ids: list[Any]) -> list[Any]:
-    return list(connection.execute(judge, {"ids": ids}).scalars()) if ids else []
+def _judged(connection: Connection, judge: Any, ids: list[Any], **facts: Any) -> list[Any]:
+    return list(connection.execute(judge, {"ids": ids, **facts}).scalars()) if ids else []
 
 
 # ---------------------------------------------------------------------- its deletion
