@@ -60,7 +60,7 @@ class Sources:
         self._channels |= channels_in(tree)
         self.add(tree, lambda key: f"{file}:{_line(lines, key)}")
         for key in _secrets(tree):
-            self.report(key, _secret_refused(key))
+            self.report(key, _secret_refused(key, self._fields))
 
     def add_dotenv(self, file: Path) -> None:
         """Add what the file says, if there is one. Raises ConfigurationError if it cannot be read."""
@@ -250,9 +250,14 @@ _SECRET = re.compile(
 )
 
 
-def _secret_refused(key: Key) -> str:
-    channel, name = (key[1], key[2:]) if key[0] == "channels" and len(key) > 2 else ("<CHANNEL>", key[-1:])
-    variable = f"{_variable(channel)}{_upper('_'.join(name))}"
+def _secret_refused(key: Key, fields: Collection[str]) -> str:
+    if len(key) == 1 and key[0] in fields:
+        variable = f"{PREFIX}{_upper(key[0])}"
+    else:
+        channel, name = (
+            (key[1], key[2:]) if key[0] == "channels" and len(key) > 2 else ("<CHANNEL>", key[-1:])
+        )
+        variable = f"{_variable(channel)}{_upper('_'.join(name))}"
     return (
         f"is a secret, which must not stand in this file; put it into the environment or .env, as {variable}"
     )

@@ -313,6 +313,7 @@ MISTAKES = [
     ('channels.my-pager.api_key = "hidden"', 1, "as WAKELOOP_MY_PAGER_API_KEY"),
     ('[channels.sms]\nauth_tokens = ["hidden"]', 2, "as WAKELOOP_SMS_AUTH_TOKENS"),
     ('[channels.email.login]\nPassword = "hidden"', 2, "as WAKELOOP_EMAIL_LOGIN_PASSWORD"),
+    ('secret_keys = ["hidden"]', 1, "put it into the environment or .env, as WAKELOOP_SECRET_KEYS"),
     ('client_secret = "hidden"', 1, "as WAKELOOP_<CHANNEL>_CLIENT_SECRET"),
 ]  # fmt: skip
 
