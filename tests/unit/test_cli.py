@@ -314,6 +314,20 @@ def test_an_input_that_is_no_json_is_a_usage_error(project: Path) -> None:
     assert _json("runs") == []
 
 
+@pytest.mark.parametrize("key", ["", "k" * 201])
+def test_a_key_is_neither_empty_nor_endless(project: Path, key: str) -> None:
+    """As in the HTTP API: nobody could name such a session again, and no list could show it."""
+    told = " ".join(_refused("start", "standup", "--key", key, code=2).replace("│", "").split())
+
+    assert f"from 1 to 200 characters, this one {len(key)}" in told
+    assert _json("runs") == []
+
+
+def test_a_signal_without_a_type_is_a_usage_error(project: Path) -> None:
+    """An unset variable of a script is the likely mistake."""
+    assert "a signal has a type, such as invoice.paid" in _refused("signal", "", code=2)
+
+
 def test_signal_names_the_sessions_that_it_is_for(project: Path) -> None:
     """And says so if nobody listens."""
     assert _json("signal", "invoice.paid", "--data", '{"n": 1}', "--id", "s1")["sessions"] == [

@@ -19,6 +19,9 @@ from wakeloop.terminal import STATUS_STYLES, error_console, short
 from wakeloop.views import RunView, run_view
 from wakeloop.wiring import Runtime
 
+KEY_CHARACTERS = 200
+"""As many as the HTTP API takes."""
+
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
 """After so long in the queue, people are told that perhaps nobody works on it."""
@@ -40,6 +43,11 @@ def start(
     """Start a run of an agent by hand."""
     choices = chosen(ctx, config, json)
     value = _json(input, "--input")
+    if not 1 <= len(key) <= KEY_CHARACTERS:
+        raise typer.BadParameter(
+            f"a session's key has from 1 to {KEY_CHARACTERS} characters, this one {len(key)}",
+            param_hint="--key",
+        )
     with opened_runtime(choices) as runtime:
         try:
             id = runtime.intake.start(agent, value, key=key)
@@ -93,6 +101,8 @@ def signal(
     """Publish a signal to the agents that listen for it."""
     choices = chosen(ctx, config, json)
     value = _json(data, "--data")
+    if not type:
+        raise typer.BadParameter("a signal has a type, such as invoice.paid", param_hint="TYPE")
     with opened_runtime(choices) as runtime:
         made = Signal(
             type=type,
