@@ -109,8 +109,12 @@ def is_on_its_loop(run: CurrentRun) -> bool:
 
 
 def _seconds(value: float | timedelta | None, what: str, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise ConfigurationError(f"step {name}: {what} must be seconds or a timedelta, not {value!r}")
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds is not None and not seconds > 0:
+    if not seconds > 0:
         raise ConfigurationError(f"step {name}: {what} must be more than zero seconds, not {value!r}")
     return seconds
 
@@ -185,6 +189,10 @@ def step(
         if not isinstance(retries, int) or retries < 0:
             raise ConfigurationError(f"step {chosen}: retries must be a whole number from 0, not {retries!r}")
         policy = backoff if isinstance(backoff, Retry) else Retry()
+        if isinstance(backoff, bool) or not isinstance(backoff, Retry | int | float | timedelta | None):
+            raise ConfigurationError(
+                f"step {chosen}: backoff must be a Retry, seconds or a timedelta, not {backoff!r}"
+            )
         if isinstance(backoff, int | float | timedelta):
             first = backoff.total_seconds() if isinstance(backoff, timedelta) else float(backoff)
             policy = Retry(first=first, longest=max(first, policy.longest))
