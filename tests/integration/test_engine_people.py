@@ -212,7 +212,14 @@ def test_reminders_repeat_the_question_until_it_is_answered_or_over() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"remind": 0}, {"remind": timedelta(seconds=-1)}, {"timeout": "soon"}, {"via": "pigeon"}]
+    "options",
+    [
+        {"remind": 0},
+        {"remind": timedelta(seconds=-1)},
+        {"timeout": "soon"},
+        {"via": "pigeon"},
+        {"options": "yes"},  # no list of y, e and s
+    ],
 )
 def test_a_question_with_impossible_options_is_refused_before_anybody_is_asked(
     options: dict[str, Any],

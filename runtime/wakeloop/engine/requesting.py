@@ -46,7 +46,10 @@ async def question(
     while True:
 
         def spec(names: tuple[str, ...] = names, said: str = said) -> RequestSpec:
-            form = form_of(answer, tuple(_words(option) for option in options or ()))
+            form = form_of(
+                answer,
+                options if isinstance(options, str) else tuple(_words(option) for option in options or ()),
+            )
             return RequestSpec(
                 kind="question", to=names, text=sendable(said), subject=subject, via=via, urgent=urgent,
                 options=tuple(choice.label for choice in form.choices),
