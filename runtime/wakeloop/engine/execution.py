@@ -468,8 +468,9 @@ class Execution:
         self.stop(
             NonDeterminismError(
                 f"run {self.facts.id} of {self.agent.name} cannot go on: its journal holds {recorded}, its code asks for "
-                f"{issued}. The code before this point changed while the run was asleep. Restore it, or keep both ways with "
-                "ctx.patched(...), then `wakeloop retry`",
+                f"{issued}. Either the code before this point changed while the run was asleep: restore it, or keep both ways "
+                "with ctx.patched(...). Or it does not do the same each time: take times, random numbers and what comes from "
+                "outside from ctx or a step. Then `wakeloop retry`",
                 recorded=recorded, issued=issued,
             )
         )  # fmt: skip
