@@ -616,6 +616,22 @@ def test_the_doctor_names_each_thing_that_is_wrong(project: Path) -> None:
     assert found["contact alice"][0]["verdict"] == "ok"
 
 
+def test_the_doctor_tells_of_an_address_that_two_people_share(project: Path) -> None:
+    """However it is written: a reply from there could be either's, and would be taken for neither."""
+    sid = "AC" + "0" * 32
+    (project / ".env").write_text("WAKELOOP_SMS_AUTH_TOKEN=hidden\n")
+    (project / "wakeloop.toml").write_text(
+        f'[channels.sms]\naccount_sid = "{sid}"\nfrom_number = "+15555550199"\n'
+        '[contacts.alice]\nsms = "+15555550100"\n[contacts.bob]\nsms = "+1 555 555 0100"\n'
+    )
+
+    _, found = _findings()
+
+    assert [one["verdict"] for one in found["contact alice"]] == ["ok"]
+    assert [one["verdict"] for one in found["contact bob"]] == ["warn", "ok"]
+    assert "has the same sms address as alice" in found["contact bob"][0]["what"]
+
+
 def test_the_doctor_asks_for_a_public_url_when_replies_need_one(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,7 @@ def _contacts(settings: Settings, channels: dict[str, Channel]) -> Iterator[Find
             what="there is nobody to ask",
             advice="add [contacts.…] to wakeloop.toml",
         )
+    holders: dict[tuple[str, str], str] = {}
     for id, contact in settings.contacts.items():
         known = {name: address for name, address in contact.addresses.items() if name in channels}
         if not contact.addresses:
@@ -240,8 +241,17 @@ def _contacts(settings: Settings, channels: dict[str, Channel]) -> Iterator[Find
             )
             continue
         try:
-            People({id: contact}).normalized({name: channels[name].normalize for name in known})
+            one = People({id: contact}).normalized({name: channels[name].normalize for name in known})
         except ConfigurationError as error:
             yield Finding(verdict="fail", about=f"contact {id}", what=str(error))
             continue
+        for name, address in one.get(id).addresses.items():
+            first = holders.setdefault((name, address), id)
+            if first != id and name in known and channels[name].capabilities.inbound:
+                yield Finding(
+                    verdict="warn",
+                    about=f"contact {id}",
+                    what=f"has the same {name} address as {first}: what is written from there is taken for neither of them",
+                    advice="give each person an address of their own",
+                )
         yield Finding(verdict="ok", about=f"contact {id}", what=f"by {', '.join(contact.addresses)}")
