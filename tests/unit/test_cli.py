@@ -16,6 +16,7 @@ import pytest
 from tests.pond_kit import install
 from typer.testing import CliRunner, Result
 
+from wakeloop import Context, agent, require_approval
 from wakeloop.cli import app
 from wakeloop.registry import load_folder
 from wakeloop.store import listeners
@@ -377,7 +378,8 @@ def test_runs_tell_what_they_wait_for_and_why_they_failed(project: Path) -> None
         sim.start("billing")
 
     shown = _ok("runs")
-    assert "waits for alice's reply" in shown
+    assert "waits for alice's reply, or " in shown
+    assert "(in 1 h 59 min)" in shown
     assert "ValueError: card refused" in shown
     assert [one["agent"] for one in _json("runs", "--limit", "1")] == ["billing"]
     assert [one["agent"] for one in _json("runs", "--agent", "standup")] == ["standup"]
@@ -413,12 +415,33 @@ def test_a_waiting_run_shows_its_question(project: Path) -> None:
     """With the code that answers it."""
     with _simulation(project) as sim:
         id = sim.start("standup")
-        code = sim.requests()[0].code
+        [request] = sim.requests()
+        code = request.code
 
     shown = _ok("runs", "show", id)
 
-    assert "waits for alice's reply" in shown
+    assert "waits for alice's reply, or " in shown
     assert f"open question {code} to alice: What comes first?" in shown
+    assert "(in 1 h 59 min)" in _ok("requests", "show", request.id)
+
+
+def test_a_run_that_waits_for_an_approval_says_of_what(project: Path) -> None:
+    """The function is nobody who could reply."""
+
+    @require_approval("alice")
+    def pay(amount: int) -> None:
+        """Pay."""
+
+    @agent()
+    async def buyer(ctx: Context[None]) -> None:
+        await pay(7)
+
+    store = project / ".wakeloop" / "wakeloop.db"
+    with Simulation([buyer], contacts=CONTACTS, store=store, start=datetime.now(UTC)) as sim:
+        id = sim.start(buyer)
+
+    assert "waits for approval of pay" in _ok("runs")
+    assert "waits for approval of pay" in _ok("runs", "show", id)
 
 
 def test_a_failed_run_shows_the_step_s_traceback_and_the_way_on(project: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from pydantic_core import from_json
@@ -24,7 +26,7 @@ from wakeloop.cli.base import (
     status_text,
     table,
 )
-from wakeloop.cli.words import event_words, record_words, short_id, wait_words
+from wakeloop.cli.words import event_words, record_words, request_of, short_id, wait_words
 from wakeloop.coming import coming, next_by_agent
 from wakeloop.engine.failures import Failure
 from wakeloop.engine.journal import Kind, Record, load_waits
@@ -186,6 +188,10 @@ def list_runs(
     with opened(choices) as (_, database):
         with database.read() as connection:
             rows = queries.list_runs(connection, agent=agent, statuses=status, limit=limit)
+            waits = [wait for row in rows if row.waits for wait in load_waits(row.waits)]
+            ids = [id for id in map(request_of, waits) if id is not None]
+            found = ((id, queries.find_request(connection, UUID(id))) for id in ids)
+            requests = {id: request for id, request in found if request is not None}
         now = database.now()
     if choices.json:
         print_json([run_data(row) for row in rows])
@@ -204,7 +210,7 @@ def list_runs(
             event_words(run.event),
             moment(begun, now),
             duration(run.ended_at - begun) if run.ended_at and run.started_at else "",
-            _outcome(row, now),
+            _outcome(row, now, requests),
         )
     console().print(shown)
 
@@ -221,7 +227,7 @@ def run_data(row: Any) -> dict[str, Any]:
     }
 
 
-def _outcome(row: Any, now: Any) -> Text:
+def _outcome(row: Any, now: Any, requests: Mapping[str, Any]) -> Text:
     run = run_view(row, None)
     if run.skipped:
         more = f", {run.skip_count} times" if (run.skip_count or 1) > 1 else ""
@@ -229,7 +235,7 @@ def _outcome(row: Any, now: Any) -> Text:
     if run.error:
         return Text(short(run.error), style="red")
     if row.waits:
-        return Text(f"waits for {wait_words(load_waits(row.waits), now)}")
+        return Text(f"waits for {wait_words(load_waits(row.waits), now, requests)}")
     return Text("" if run.result is None else f"→ {short(run.result)}")
 
 
@@ -270,7 +276,7 @@ def _show(choices: Choices, database: Database, fragment: str) -> None:
     )  # fmt: skip
     console().print(_timeline(row, journal, requests))
     if row.waits:
-        say(("waits for ", "blue"), wait_words(load_waits(row.waits), now))
+        say(("waits for ", "blue"), wait_words(load_waits(row.waits), now, requests))
     for request in requests.values():
         if request.status == "open":
             say(

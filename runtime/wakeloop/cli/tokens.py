@@ -28,7 +28,7 @@ from wakeloop.errors import NotFound, NotPossible
 from wakeloop.status import RequestStatus
 from wakeloop.store import listing
 from wakeloop.store import requests as request_store
-from wakeloop.terminal import moment, short
+from wakeloop.terminal import distance, moment, short
 from wakeloop.tokens import Scope, Token
 from wakeloop.views import GrantView, RequestView, request_view
 from wakeloop.wiring import Runtime
@@ -204,6 +204,8 @@ def show(ctx: typer.Context, id: RequestId, config: Config = None, json: Json = 
         _whose(one),
     )  # fmt: skip
     say(f"to {', '.join(one.asked) or one.to}: {one.text}")
+    if one.status == RequestStatus.OPEN and one.expires_at is not None:
+        say(("until ", "dim"), f"{moment(one.expires_at, now)} ({distance(one.expires_at, now)})")
     if one.action is not None:
         say(f"{one.action}({arguments_words(one.args)})  ", (one.digest or "", "dim"))
     if one.outcome is not None and (one.answer or one.outcome.reason):

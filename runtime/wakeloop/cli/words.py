@@ -35,18 +35,29 @@ def event_words(event: Event) -> str:
     return "call" if event.by is None else f"call by run {short_id(event.by)}"
 
 
-def wait_words(waits: Sequence[Wait], now: datetime) -> str:
-    """What a run waits for, the soonest of several times only: `me's reply, or Mon 3 Nov 17:00 (in 2 h)`."""
-    others = [_wait_word(wait) for wait in waits if wait.kind is not Kind.TIMER]
+def wait_words(waits: Sequence[Wait], now: datetime, requests: Mapping[str, Any]) -> str:
+    """What a run waits for, the soonest of several times only: `me's reply, or Mon 3 Nov 17:00 (in 2 h)`.
+
+    requests: those that it waits for, by id; their time runs out, too."""
+    asked = [requests[id] for id in map(request_of, waits) if id is not None and id in requests]
+    others = [_wait_word(wait, requests) for wait in waits if wait.kind is not Kind.TIMER]
     dues = [wait.due for wait in waits if wait.kind is Kind.TIMER and wait.due is not None]
+    dues += [one.expires_at for one in asked if one.expires_at is not None]
     times = [f"{moment(min(dues), now)} ({distance(min(dues), now)})"] if dues else []
     return ", or ".join([*dict.fromkeys(others), *times])
 
 
-def _wait_word(wait: Wait) -> str:
+def request_of(wait: Wait) -> str | None:
+    """The id of the request whose end this waits for."""
+    return None if wait.kind is not Kind.REPLY or wait.match is None else wait.match["request"]
+
+
+def _wait_word(wait: Wait, requests: Mapping[str, Any]) -> str:
     match = wait.match or {}
     if wait.kind is Kind.REPLY:
-        return f"{wait.name}'s reply"
+        request = requests.get(request_of(wait) or "")
+        is_approval = request is not None and request.kind == "approval"
+        return f"approval of {wait.name}" if is_approval else f"{wait.name}'s reply"
     if wait.kind is Kind.RECEIVE:
         if match.get("type") == "signal":
             return f"a signal {match.get('signal', '*')}"
