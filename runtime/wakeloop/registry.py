@@ -7,6 +7,7 @@ them, dataclasses and pickling by name work.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -24,7 +25,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from wakeloop.agent import Agent
-from wakeloop.errors import ConfigurationError, NotFound
+from wakeloop.errors import ConfigurationError, NotFound, WakeloopError
 from wakeloop.events import Message, Signal
 from wakeloop.logs import get_logger
 from wakeloop.people import suggestion
@@ -74,6 +75,20 @@ class Registry:
             if (key := _key(agent, trigger.fits, trigger.session_key, signal)) is not None
         ]
         return list(dict.fromkeys(found))
+
+    def without_key(self, signal: Signal) -> list[str]:
+        """Why agents whose triggers a signal fits do not get it: their `key` cannot be made of it."""
+        reasons: list[str] = []
+        for agent in self.agents:
+            for trigger in agent.signal_triggers:
+                with contextlib.suppress(Exception):  # of an author's function: see `listeners`
+                    if not trigger.fits(signal):
+                        continue
+                    try:
+                        trigger.session_key(signal)
+                    except WakeloopError as error:
+                        reasons.append(f"agent {agent.name}: {error}")
+        return reasons
 
     def takers(self, message: Message) -> list[tuple[Agent, str]]:
         """Which sessions may take a message: at most one per agent, by the first of its triggers that fits.

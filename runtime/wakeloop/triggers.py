@@ -32,6 +32,9 @@ from wakeloop.cron_expression import parse_expression
 from wakeloop.errors import ConfigurationError, WakeloopError
 from wakeloop.events import Message, Signal
 
+KEY_CHARACTERS = 200
+"""As many as a session's key may have: it is in an index, and in every list."""
+
 Misfire = Literal["fire_once", "skip", "fire_all"]
 """What becomes of occurrences that came due while nothing was running."""
 
@@ -317,8 +320,7 @@ class OnSignal:
     def session_key(self, signal: Signal) -> str:
         """Which session a signal that fits belongs to.
 
-        Raises WakeloopError if the signal lacks a field that the key needs, or the key is no non-empty
-        string.
+        Raises WakeloopError if the signal lacks a field that the key needs, or the key is empty, too long or no string.
         """
         if self.key is None:
             return "default"
@@ -428,6 +430,11 @@ def _placeholders(key: str) -> tuple[str, ...]:
 
 
 def _session_key(key: object, of: str) -> str:
-    if isinstance(key, str) and key:
-        return key
-    raise WakeloopError(f"the session key for {of} is {key!r}; it must be a non-empty string", key=key)
+    if not (isinstance(key, str) and key):
+        raise WakeloopError(f"the session key for {of} is {key!r}; it must be a non-empty string", key=key)
+    if len(key) > KEY_CHARACTERS or "\x00" in key:
+        raise WakeloopError(
+            f"the session key for {of} has {len(key):,} characters; it has at most {KEY_CHARACTERS}, and none of them NUL",
+            key=key,
+        )
+    return key

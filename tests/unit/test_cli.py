@@ -329,6 +329,20 @@ def test_a_signal_without_a_type_is_a_usage_error(project: Path) -> None:
     assert "a signal has a type, such as invoice.paid" in _refused("signal", "", code=2)
 
 
+def test_a_signal_that_makes_no_key_says_why_nobody_gets_it(project: Path) -> None:
+    """Not that nobody listens."""
+    (project / "agents" / "watch.py").write_text(
+        "from wakeloop import Context, agent, on_signal\n\n\n"
+        '@agent(on_signal("budget.watch", key="{project}"))\nasync def watch(ctx: Context[None]) -> None: ...\n'
+    )
+
+    told = " ".join(_ok("signal", "budget.watch", "--data", '{"team": 1}').split())
+
+    assert told.startswith("not taken by agent watch: signal ")
+    assert "has None for 'project', which the session key '{project}' needs" in told
+    assert "is for watch/a" in _ok("signal", "budget.watch", "--data", '{"project": "a"}')
+
+
 def test_signal_names_the_sessions_that_it_is_for(project: Path) -> None:
     """And says so if nobody listens."""
     assert _json("signal", "invoice.paid", "--data", '{"n": 1}', "--id", "s1")["sessions"] == [

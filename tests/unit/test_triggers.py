@@ -477,6 +477,15 @@ def test_a_key_function_that_gives_no_key_is_told_so(key: Any) -> None:
         on_signal("x", key=lambda _: key).session_key(signal())
 
 
+@pytest.mark.parametrize("key", ["k" * 201, "a\x00b"])
+def test_a_key_that_no_store_could_keep_is_refused(key: str) -> None:
+    """Whatever a signal from outside says: PostgreSQL indexes no key of thousands of characters, and keeps no NUL."""
+    with pytest.raises(WakeloopError, match="it has at most 200, and none of them NUL"):
+        on_signal("*", key="{project}").session_key(signal(data={"project": key}))
+
+    assert on_signal("*", key="{project}").session_key(signal(data={"project": "k" * 200})) == "k" * 200
+
+
 @pytest.mark.parametrize(
     "options",
     [

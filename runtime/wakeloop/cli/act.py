@@ -16,11 +16,9 @@ from wakeloop.events import Signal
 from wakeloop.status import OPEN_RUN, RunStatus
 from wakeloop.store import queries
 from wakeloop.terminal import STATUS_STYLES, error_console, short
+from wakeloop.triggers import KEY_CHARACTERS
 from wakeloop.views import RunView, run_view
 from wakeloop.wiring import Runtime
-
-KEY_CHARACTERS = 200
-"""As many as the HTTP API takes."""
 
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
@@ -113,12 +111,16 @@ def signal(
             time=runtime.database.now(),
         )
         sessions = runtime.intake.signal(made)
+        reasons = runtime.world.registry.without_key(made)
     if choices.json:
         print_json({"id": made.id, "sessions": sessions})
-    elif sessions:
+        return
+    if sessions:
         say("signal ", (made.id, "bold"), f" is for {', '.join(sessions)}")
-    else:
+    elif not reasons:
         say(("no agent listens", "yellow"), f" for {type}; nothing was recorded")
+    for reason in reasons:
+        say(("not taken ", "yellow"), f"by {reason}")
 
 
 def reply(

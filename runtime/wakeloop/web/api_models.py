@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from wakeloop.asking import Settled
 from wakeloop.granting import Limit
 from wakeloop.status import RequestStatus, RunStatus
+from wakeloop.triggers import KEY_CHARACTERS
 
 YEARS_SECONDS = 10 * 366 * 86400.0
 WAIT_LIMIT_SECONDS = 60
@@ -19,7 +20,7 @@ PAGE_LIMIT = 200
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^\S+$")]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=10_000, pattern=r"\S")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_CHARACTERS)]
 
 
 class Taken(BaseModel):
