@@ -376,7 +376,8 @@ class TimerThread:
         # When it looks next, if it is waiting for that.
         self._until: datetime | None = None
         self._stopping = False
-        self._in_trouble = False
+        self._trouble: str | None = None
+        self._handed_over = False
         self._thread = threading.Thread(target=self._run, name="wakeloop-timers", daemon=True)
 
     def start(self) -> None:
@@ -419,6 +420,7 @@ class TimerThread:
                 self._dispatcher.turns(swept.turns)
         if swept.deliveries:
             self._dispatcher.deliveries(swept.deliveries)
+        self._handed_over = bool(swept.turns or swept.deliveries)
         if swept.is_full:
             self._spacing.go_on()
         if swept.is_empty or time.monotonic() - self._tidied > BUSY_SECONDS:
@@ -433,17 +435,18 @@ class TimerThread:
         try:
             wait = work()
         except Exception as error:
-            if not self._in_trouble:
+            trouble = "the database" if isinstance(error, DBAPIError) else "the broker"
+            if trouble != self._trouble:
                 cause = str(getattr(error, "orig", None) or error)
-                trouble = "the database" if isinstance(error, DBAPIError) else "the broker"
                 log.warning(
                     f"{trouble} is away; trying again every second", error=cause, kind=type(error).__name__
                 )
-            self._in_trouble = True
+            self._trouble = trouble
             return POLL_SECONDS
-        if self._in_trouble:
-            log.info("back again")
-            self._in_trouble = False
+        # A look that found nothing to hand over says nothing of the broker.
+        if self._trouble == "the database" or (self._trouble is not None and self._handed_over):
+            log.info(f"{self._trouble} is back again")
+            self._trouble = None
         return wait
 
 

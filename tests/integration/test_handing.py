@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import sys
 from collections.abc import Iterator, Sequence
@@ -228,6 +229,47 @@ def test_a_nudge_for_later_wakes_nobody_earlier(store: Store) -> None:
 
     assert waits
     assert list(message.sessions) == store.sessions("a")
+
+
+def test_a_broker_is_told_to_be_back_once_it_took_something(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not by a look that found nothing to hand over: the outage is one, and its warning stands once."""
+
+    class Outage(Queue):
+        is_over = False
+
+        def turns(self, messages: Sequence[TurnMessage]) -> None:
+            if not self.is_over:
+                raise ConnectionError("refused")
+            super().turns(messages)
+
+    broker = Outage()
+    thread = TimerThread(timers=make_timers(store), database=store.database, dispatcher=broker)
+    with caplog.at_level(logging.INFO):
+        store.queue("a")
+        thread.start()
+        for _ in poll(10):
+            if "the broker is away" in caplog.text and thread.is_waiting:
+                break
+        found_nothing = caplog.text
+        store.queue("b")
+        thread.nudge()
+        for _ in poll(10):
+            if thread.is_waiting:
+                break
+        broker.is_over = True
+        store.queue("c")
+        thread.nudge()
+        broker.messages.get(timeout=10)
+        for _ in poll(10):
+            if "back again" in caplog.text:
+                break
+        thread.stop()
+
+    assert "back again" not in found_nothing
+    assert caplog.text.count("the broker is away") == 1
+    assert caplog.text.count("the broker is back again") == 1
 
 
 def test_a_worker_with_nothing_under_way_waits_for_no_company(
