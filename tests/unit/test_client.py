@@ -337,6 +337,14 @@ def test_edited_arguments_count_only_where_editing_was_allowed() -> None:
     assert office.made[0]["args_schema"]["required"] == ["amount"]
 
 
+def test_options_that_are_one_text_are_refused_before_anybody_is_asked() -> None:
+    """They are no list of its letters."""
+    office = Office()
+    with client_of(office) as client, pytest.raises(ConfigurationError, match="give a list of texts"):
+        client.ask("alice", "Well?", options="yes")
+    assert office.calls == []
+
+
 def test_an_approval_that_does_not_name_its_arguments_is_refused() -> None:
     """They were changed on the way."""
     office = Office(lambda asked: {**(approves()(asked) or {}), "args": {"amount": 99}})

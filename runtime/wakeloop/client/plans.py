@@ -108,7 +108,9 @@ class Plans:
         remind: Span | None, escalate: Any, via: str | None, subject: str | None, urgent: bool, id: Id | None, state: Any,
     ) -> Plan[Answer[Any]]:  # fmt: skip
         """Ask until the answer is of the type that was asked for."""
-        form = form_of(answer, tuple(_words(option) for option in options or ()))
+        form = form_of(
+            answer, options if isinstance(options, str) else tuple(_words(option) for option in options or ())
+        )
         adapter: TypeAdapter[Any] = TypeAdapter(answer)
         chosen, names, said, limit = request_id(id), names_of(to), text, seconds(timeout, "timeout")
         for round in itertools.count(1):
