@@ -118,6 +118,10 @@ def agent(
                 )
         if state is not None:
             _check_state(chosen, state)
+        if queue is not None and not (isinstance(queue, str) and queue.strip()):
+            raise ConfigurationError(
+                f"agent {chosen}: queue must be the name of a Celery queue, not {queue!r}"
+            )
         try:
             busy = WhileBusy(while_busy)
         except ValueError:

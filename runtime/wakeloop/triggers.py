@@ -241,7 +241,9 @@ def _define(model: type[_S], **fields: Any) -> _S:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         kind = model.model_fields["kind"].default
-        raise ConfigurationError(f"{kind}: {name} is {first['input']!r}: {first['msg']}") from error
+        is_span = first["type"].startswith("time_delta")
+        said = "give a timedelta, such as timedelta(minutes=5)" if is_span else first["msg"]
+        raise ConfigurationError(f"{kind}: {name} is {first['input']!r}: {said}") from error
 
 
 def _check_zone(tz: object) -> str:

@@ -237,6 +237,7 @@ BROKEN = [
     ("x = 1\ny = undefined\n", 2, "NameError: name 'undefined' is not defined"),
     ("x = 1\n\ndef f(:\n", 3, "SyntaxError: invalid syntax"),
     ("def f():\nreturn 1\n", 2, "IndentationError: expected an indented block"),
+    ("from wakeloop.agent import agent\n\n@agent(queue=5)\nasync def f(ctx): ...\n", 3, "agent f: queue must be the name of a Celery queue, not 5"),
     ("from wakeloop.agent import agent\n\n@agent(state=int)\nasync def f(ctx): ...\n", 3, "agent f: state must be a pydantic model class"),
     ("from wakeloop.triggers import cron\n\nWHEN = cron(\n  'often',\n)\n", 3, "cron 'often': the number of fields is 1"),
     ("import json\njson.loads('{')\n", 2, "JSONDecodeError: "),

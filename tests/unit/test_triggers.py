@@ -305,11 +305,11 @@ def test_a_time_is_kept_in_utc() -> None:
         ({"misfire": "later"}, "misfire is 'later': Input should be 'fire_once', 'skip' or 'fire_all'"),
         ({"overlap": None}, "overlap is None"),
         ({"jitter": timedelta(seconds=-1)}, "it only delays"),
-        ({"jitter": 5}, "jitter is 5"),
+        ({"jitter": 5}, "jitter is 5: give a timedelta, such as timedelta(minutes=5)"),
         ({"jitter": timedelta(hours=2)}, "jitter is 2:00:00"),
         ({"catchup": timedelta(0)}, 'misfire="skip"'),
         ({"catchup": timedelta(seconds=59)}, 'misfire="skip"'),
-        ({"catchup": "1 day"}, "catchup is '1 day'"),
+        ({"catchup": "1 day"}, "catchup is '1 day': give a timedelta"),
     ],
 )
 def test_wrong_policies_are_refused_for_every_repeating_schedule(options: Any, problem: str) -> None:
