@@ -224,6 +224,17 @@ def test_init_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "wakeloop.toml").read_text() == "# mine\n"
 
 
+def test_init_says_where_it_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file stands where the folder should be."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("")
+
+    told = _refused("init", "mine")
+
+    assert "mine/README.md cannot be written" in told
+    assert "choose another folder" in told
+
+
 # agents, next
 
 
@@ -393,7 +404,6 @@ def test_runs_tell_what_they_wait_for_and_why_they_failed(project: Path) -> None
 
     shown = _ok("runs")
     assert "waits for alice's reply, or " in shown
-    assert "(in 1 h 59 min)" in shown
     assert "ValueError: card refused" in shown
     assert [one["agent"] for one in _json("runs", "--limit", "1")] == ["billing"]
     assert [one["agent"] for one in _json("runs", "--agent", "standup")] == ["standup"]
@@ -436,7 +446,7 @@ def test_a_waiting_run_shows_its_question(project: Path) -> None:
 
     assert "waits for alice's reply, or " in shown
     assert f"open question {code} to alice: What comes first?" in shown
-    assert "(in 1 h 59 min)" in _ok("requests", "show", request.id)
+    assert "until " in _ok("requests", "show", request.id)
 
 
 def test_a_run_that_waits_for_an_approval_says_of_what(project: Path) -> None:

@@ -31,8 +31,11 @@ def init(
         )
     for name, text in template.items():
         file = directory / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            fail(f"{file.absolute()} cannot be written: {error.strerror or error}; choose another folder")
     if chosen(ctx, json=json).json:
         print_json({"directory": str(directory.absolute()), "files": list(template)})
         return
