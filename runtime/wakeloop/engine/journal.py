@@ -59,7 +59,6 @@ DONE = frozenset(
         Kind.CONTACTS,
     }
 )
-MARKS = frozenset({Kind.ATTEMPT, Kind.STARTED, Kind.PATCH, Kind.STATE, Kind.FAILED})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
