@@ -99,10 +99,8 @@ def test_channels_have_leases_of_their_own(store: Store) -> None:
     assert take(store, "one") is not None
     assert take(store, "two", "telegram") is not None
 
-    with store.database.read() as connection:
-        assert [(row.channel, row.owner) for row in listeners.all_of(connection)] == [
-            ("email", "one"), ("telegram", "two"),
-        ]  # fmt: skip
+    assert extend(store, "one")
+    assert take(store, "three", "telegram") is None
 
 
 def test_recovery_frees_every_lease_and_keeps_the_cursors(store: Store) -> None:

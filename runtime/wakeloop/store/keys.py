@@ -28,7 +28,6 @@ _IS_LIVE = sa.and_(
     sa.or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > sa.bindparam("now", type_=Instant())),
 )
 _TOKEN = sa.select(tokens).where(tokens.c.hash == sa.bindparam("of_hash"), _IS_LIVE)
-_ANY_TOKEN = sa.select(tokens.c.id).where(_IS_LIVE).limit(sa.literal_column("1"))
 _TOKENS = sa.select(tokens).order_by(tokens.c.id)
 _REVOKE_TOKEN = (
     sa.update(tokens)
@@ -64,11 +63,6 @@ def add_token(
 def token(connection: Connection, hash: str, *, now: datetime) -> sa.Row[Any] | None:
     """The token with this hash, if it is neither revoked nor over."""
     return connection.execute(_TOKEN, {"of_hash": hash, "now": now}).first()
-
-
-def has_tokens(connection: Connection, *, now: datetime) -> bool:
-    """Whether there is a token that works."""
-    return connection.execute(_ANY_TOKEN, {"now": now}).first() is not None
 
 
 def list_tokens(connection: Connection) -> list[sa.Row[Any]]:

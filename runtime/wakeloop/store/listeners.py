@@ -35,7 +35,6 @@ _MOVE = (
 )
 _HAND_BACK = sa.update(listeners).where(_HELD).values(owner=None, until=None)
 _RECOVER = sa.update(listeners).values(owner=None, until=None)
-_ALL = sa.select(listeners).order_by(listeners.c.channel)
 
 
 def is_held(connection: Connection, channel: str, *, now: datetime) -> bool:
@@ -74,8 +73,3 @@ def hand_back(connection: Connection, channel: str, *, owner: str) -> None:
 def recover(connection: Connection) -> None:
     """Take every lease away: for a process that knows that it is the only one, and that its predecessor is dead."""
     connection.execute(_RECOVER)
-
-
-def all_of(connection: Connection) -> list[sa.Row[Any]]:
-    """Every channel that was ever listened on, with who has its lease and until when."""
-    return list(connection.execute(_ALL))
