@@ -17,8 +17,8 @@ from tests.conformance.twilio_kit import channel
 from wakeloop import Call, Context, Undeliverable, agent
 from wakeloop.clock import VirtualClock
 from wakeloop.testing import Simulation
+from wakeloop.testing.stand_in import Asked, Failure, Given, gateway_page
 from wakeloop.testing.twilio import TwilioStandIn
-from wakeloop.testing.twilio_http import Reply
 
 BEGIN = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 AWAY_FROM, AWAY_UNTIL = BEGIN + timedelta(minutes=20), BEGIN + timedelta(minutes=80)
@@ -54,15 +54,15 @@ class AwayTwilio(TwilioStandIn):
         self.faults: Counter[str] = Counter()
         self._virtual, self._chance = clock, chance
 
-    def _answer(self, method: str, target: str, authorization: str, body: bytes) -> Reply | None:
+    def handle(self, asked: Asked) -> Given | None:
         if not AWAY_FROM <= self._virtual.now() < AWAY_UNTIL:
-            return super()._answer(method, target, authorization, body)
+            return super().handle(asked)
         how = self._chance.choice(["refused with 503", "not reached", "taken, and the answer lost"])
         self.faults[how] += 1
         if how == "refused with 503":
-            return Reply(503, b"<html>Service Unavailable</html>", "text/html")
+            return gateway_page(Failure(kind="fail", status=503))
         if how == "taken, and the answer lost":
-            super()._answer(method, target, authorization, body)
+            super().handle(asked)
         return None
 
 

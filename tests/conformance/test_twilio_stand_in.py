@@ -90,7 +90,7 @@ class TestStandIn:
         send(channel(api_url=twilio.url), outgoing())
 
         assert len(twilio.wait_for(1, to=ALICE)) == 1
-        with pytest.raises(TimeoutError, match="1 messages were sent"):
+        with pytest.raises(TimeoutError, match="1 came"):
             twilio.wait_for(2, timeout=0.05)
 
     def test_it_needs_a_webhook_and_a_start(self) -> None:

@@ -245,7 +245,7 @@ class DiscordStandIn(StandIn):
 
     def fail(self, fault: Failure) -> Given:
         if fault.status == 429:
-            after = fault.retry_after or 1.0
+            after = float(fault.retry_after or 1.0)
             body = {"message": "You are being rate limited.", "retry_after": after, "global": False}
             return as_json(429, body, Retry_After=str(int(after)))
         return _no(fault.status, 0, f"{fault.status}: failed")

@@ -26,7 +26,7 @@ from urllib.parse import urlencode
 
 from wakeloop.clock import Clock, SystemClock
 from wakeloop.testing.slack_blocks import elements, filled, initial_state
-from wakeloop.testing.slack_wire import Answer, Call, Reply, Server, post, sign
+from wakeloop.testing.slack_wire import Call, Reply, Server, sign
 from wakeloop.testing.slack_workspace import (
     APP_ID,
     BOT_USER,
@@ -38,6 +38,7 @@ from wakeloop.testing.slack_workspace import (
     View,
     Workspace,
 )
+from wakeloop.testing.stand_in import Answer, post_bytes
 
 __all__ = ["Answer", "Ephemeral", "SlackStandIn", "StandInMessage", "View", "sign"]
 
@@ -329,7 +330,7 @@ class SlackStandIn:
         stamp = int(self._clock.now().timestamp() - age)
         signed = sign(body, secret or self.signing_secret, stamp) if signature is None else signature
         proof = {"X-Slack-Request-Timestamp": str(stamp), "X-Slack-Signature": signed} if signed else {}
-        return post(self.webhook, body, {**headers, **proof}, self.webhook_timeout)
+        return post_bytes(self.webhook, body, {**headers, **proof}, self.webhook_timeout)
 
     def wait_for_acknowledgements(self, *, timeout: float = 10.0) -> None:
         """Return once everything that was sent over sockets is acknowledged. Raises TimeoutError after `timeout` seconds."""

@@ -1,4 +1,4 @@
-"""The wire of Slack's stand-in: an HTTP and WebSocket server on a thread of its own, and signed posts to a webhook."""
+"""The wire of Slack's stand-in: an HTTP and WebSocket server on a thread of its own, and the signature of a webhook."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
 START_SECONDS = 10.0
-
-
-class Answer(NamedTuple):
-    """What the app answered: to a webhook, or over the socket with what it acknowledged."""
-
-    status: int
-    body: str
 
 
 @dataclass(frozen=True)
@@ -52,18 +43,6 @@ def sign(body: bytes, secret: str, timestamp: int) -> str:
     """The X-Slack-Signature of a body."""
     text = f"v0:{timestamp}:".encode() + body
     return "v0=" + hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()
-
-
-def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> Answer:
-    """Post to a webhook, past any proxy of the environment. Raises OSError if nobody answers in time."""
-    request = Request(url, data=body, headers=dict(headers), method="POST")
-    opener = build_opener(ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=timeout) as response:
-            return Answer(response.status, response.read().decode("utf-8", "replace"))
-    except HTTPError as error:
-        with error:
-            return Answer(error.code, error.read().decode("utf-8", "replace"))
 
 
 class Server:

@@ -1,22 +1,32 @@
-"""What the stand-ins for chat providers share: a real HTTP server on loopback, its faults, and waiting for what it took."""
+"""What the stand-ins for providers share: a real HTTP server on loopback, its faults, and waiting for what it took."""
 
 from __future__ import annotations
 
 import json
+import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple, Self, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
-from wakeloop.testing.twilio_http import Answer, Server, post_form
-
-__all__ = ["Answer", "Asked", "Failure", "Given", "StandIn", "Upload", "as_json", "post"]
+WEBHOOK_TIMEOUT_SECONDS = 15.0
 
 T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """What the webhook answered."""
+
+    status: int
+    body: str
 
 
 class Upload(NamedTuple):
@@ -59,23 +69,31 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What the provider answers."""
+    """What the provider answers. then: called once it has been sent."""
 
     status: int = 200
     body: bytes = b""
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    then: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What goes wrong with one request. page: the answer is a gateway's page, not the provider's own."""
+    """What goes wrong with one request. code: the provider's own for it, if it has any. retry_after: seconds, or an HTTP
+    date. page: the answer is a gateway's page, not the provider's own."""
 
     kind: Literal["fail", "drop", "slow"]
     status: int = 0
-    retry_after: float | None = None
+    code: int | None = None
+    retry_after: float | str | None = None
     page: bool = False
     seconds: float = 0.0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come again, if that is told."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
 class StandIn:
@@ -89,7 +107,7 @@ class StandIn:
         self._faults: deque[Failure] = deque()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
-        self._server: _Http | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
     def answer(self, asked: Asked) -> Given:
@@ -105,7 +123,7 @@ class StandIn:
     def start(self) -> Self:
         """Listen; the port is known from here on."""
         self._stopping.clear()
-        self._server = _Http(self._address, self)
+        self._server = Server(self._address, self.handle)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         return self
@@ -141,9 +159,18 @@ class StandIn:
 
     # What goes wrong: each applies to one request to the API, in the order in which they were asked for
 
-    def fail_next(self, status: int, *, retry_after: float | None = None, page: bool = False) -> None:
-        """Refuse the next request with this status; `page`: with the HTML page of a gateway."""
-        self._faults.append(Failure(kind="fail", status=status, retry_after=retry_after, page=page))
+    def fail_next(
+        self,
+        status: int,
+        code: int | None = None,
+        *,
+        retry_after: float | str | None = None,
+        page: bool = False,
+    ) -> None:
+        """Refuse the next request with this status and the provider's own error `code`; `page`: with the HTML page of a
+        gateway. `retry_after`: seconds, or an HTTP date."""
+        fault = Failure(kind="fail", status=status, code=code, retry_after=retry_after, page=page)
+        self._faults.append(fault)
 
     def drop_next_after_taking(self) -> None:
         """Do what the next request asks for, then close the connection without an answer."""
@@ -159,12 +186,7 @@ class StandIn:
             self.requests += 1
             fault = self._faults.popleft() if self._faults and asked.path.endswith(self.faults_at) else None
         if fault is not None and fault.kind == "fail":
-            page = b"<html><h1>Bad Gateway</h1></html>"
-            return (
-                Given(status=fault.status, body=page, content_type="text/html")
-                if fault.page
-                else self.fail(fault)
-            )
+            return gateway_page(fault) if fault.page else self.fail(fault)
         given = self.answer(asked)
         if fault is not None and fault.kind == "slow":
             self._stopping.wait(fault.seconds)
@@ -185,25 +207,49 @@ class StandIn:
             self._changed.notify_all()
 
 
-class _Http(Server):
-    """The server of one stand-in."""
+class Server(ThreadingHTTPServer):
+    """Answers each request with `handle(asked)`, in a thread of its own; None closes the connection instead. It knows its
+    connections, so that a stop need not wait until idle clients let go of theirs."""
 
-    def __init__(self, address: tuple[str, int], provider: StandIn) -> None:
-        super().__init__(address, lambda *_: None)
-        self.provider = provider
-        self.RequestHandlerClass = _Handler
+    daemon_threads = False
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handle: Callable[[Asked], Given | None]) -> None:
+        self.handle = handle
+        self._connections: set[socket.socket] = set()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        """Close every connection, also those that wait for another request."""
+        for connection in list(self._connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # the client was faster
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads a request, lets the stand-in answer it."""
+    """Reads a request, lets the server's `handle` answer it."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         server = self.server
-        assert isinstance(server, _Http)
+        assert isinstance(server, Server)
         parts = urlsplit(self.path)
-        given = server.provider.handle(
+        given = server.handle(
             Asked(
                 method=self.command,
                 path=parts.path,
@@ -223,6 +269,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(given.body)
         self.wfile.flush()
+        if given.then is not None:
+            given.then()
 
     do_POST = do_PATCH = do_PUT = do_DELETE = do_GET
 
@@ -240,6 +288,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: what was taken is in the stand-in's lists."""
 
 
+def gateway_page(fault: Failure) -> Given:
+    """The answer of a gateway that stands before the provider."""
+    page = f"<html><h1>{HTTPStatus(fault.status).phrase}</h1></html>".encode()
+    return Given(status=fault.status, body=page, content_type="text/html", headers=fault.headers)
+
+
 def as_json(status: int, payload: Any, **headers: str) -> Given:
     """An answer in JSON; in the names of headers `_` stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -249,4 +303,18 @@ def as_json(status: int, payload: Any, **headers: str) -> Given:
 def post(url: str, payload: Any, headers: Mapping[str, str]) -> Answer:
     """Post JSON to a webhook; bytes go as they are. Raises OSError if nobody answers."""
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return post_form(url, body, {"Content-Type": "application/json", **headers})
+    return post_bytes(url, body, {"Content-Type": "application/json", **headers})
+
+
+def post_bytes(
+    url: str, body: bytes, headers: Mapping[str, str], timeout: float = WEBHOOK_TIMEOUT_SECONDS
+) -> Answer:
+    """Post to a webhook, past any proxy of the environment. Raises OSError if nobody answers in `timeout` seconds."""
+    request = Request(url, data=body, headers=dict(headers), method="POST")
+    opener = build_opener(ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            return Answer(response.status, response.read().decode("utf-8", "replace"))
+    except HTTPError as error:
+        with error:
+            return Answer(error.code, error.read().decode("utf-8", "replace"))

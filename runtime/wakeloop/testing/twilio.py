@@ -26,28 +26,16 @@ import json
 import re
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from http import HTTPStatus
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode
 
 from wakeloop.clock import Clock, SystemClock
 from wakeloop.interrupts import interrupts
-from wakeloop.testing.twilio_http import (
-    ERRORS,
-    Answer,
-    Fault,
-    Refusal,
-    Reply,
-    Server,
-    StatusCallback,
-    dump,
-    error_reply,
-    fault_reply,
-    post_form,
-    sign,
-)
+from wakeloop.testing.stand_in import Answer, Asked, Failure, Given, StandIn, gateway_page, post_bytes
+from wakeloop.testing.twilio_http import ERRORS, JSON, Refusal, StatusCallback, error_reply, reply, sign
 from wakeloop.testing.twilio_messages import (
     API_VERSION,
     WHATSAPP,
@@ -76,7 +64,7 @@ _STOP = frozenset({"STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "R
 _START = frozenset({"START", "UNSTOP", "YES"})
 
 
-class TwilioStandIn:
+class TwilioStandIn(StandIn):
     """Twilio's Messages resource and webhooks for one account.
 
     webhook: where `reply` and `forge` post. signed_url: the address that Twilio would know it by, if that is another
@@ -87,7 +75,8 @@ class TwilioStandIn:
     own.
 
     A person who replied STOP is not written to (21610) until they reply START, as at Twilio. People on WhatsApp have
-    numbers that begin with `whatsapp:`; whoever has not written for 24 hours gets templates only (63016).
+    numbers that begin with `whatsapp:`; whoever has not written for 24 hours gets templates only (63016). What fails
+    without one of Twilio's error codes (`fail_next`) is answered with the HTML page of a gateway.
     """
 
     def __init__(
@@ -107,6 +96,7 @@ class TwilioStandIn:
         clock: Clock | None = None,
         on_message: Callable[[StandInMessage], None] | None = None,
     ) -> None:
+        super().__init__(host=host, port=port)
         self.account_sid = account_sid
         self.auth_token = auth_token
         self.webhook = webhook
@@ -116,59 +106,23 @@ class TwilioStandIn:
         self.messages: list[StandInMessage] = []
         self.inbound: list[StandInMessage] = []
         self.callbacks: list[StatusCallback] = []
-        self.requests = 0
         self.account_status = "active"
         self._rules = Rules(numbers=numbers, templates=templates or {})
         self._heard: dict[str, datetime] = {}
         self._files: dict[str, tuple[str, bytes]] = {}
         self._credentials = {account_sid: auth_token, **(api_keys or {})}
-        self._address = (host, port)
         self._clock = clock or SystemClock()
         self._on_message = on_message
         self._opted_out: set[str] = set()
-        self._faults: deque[Fault] = deque()
-        self._changed = threading.Condition()
-        self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._server: Server | None = None
-
-    # Life
-
-    def start(self) -> Self:
-        """Listen; the port is known from here on."""
-        self._stopping.clear()
-        self._server = Server(self._address, self._answer)
-        self._run(self._server.serve_forever, 0.05)
-        return self
 
     def stop(self) -> None:
         """Close every connection and wait for what is under way. Messages stay readable."""
-        self._stopping.set()
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.close_connections()
-            self._server.server_close()
-            self._server = None
+        super().stop()
         with self._changed:
             threads, self._threads = self._threads, []
         for thread in threads:
             thread.join()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    @property
-    def url(self) -> str:
-        """The API's base URL: the setting `api_url`."""
-        if self._server is None:
-            raise RuntimeError(
-                "The stand-in is not running: use it in a `with` block, or call start() first."
-            )
-        host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}"
 
     # What people do
 
@@ -176,24 +130,13 @@ class TwilioStandIn:
         """The messages taken so far (to that number), once there are `count` of them.
 
         Raises TimeoutError after `timeout` seconds."""
-
-        def taken() -> list[StandInMessage]:
-            return [message for message in self.messages if to in (None, message.to)]
-
-        with self._changed:
-            if not self._changed.wait_for(lambda: len(taken()) >= count, timeout):
-                raise TimeoutError(f"{len(taken())} messages were sent in {timeout} s; {count} were awaited.")
-            return taken()
+        return self._wait(lambda: [one for one in self.messages if to in (None, one.to)], count, timeout)
 
     def wait_for_callbacks(self, count: int, *, timeout: float = 10.0) -> list[StatusCallback]:
         """The status callbacks made so far, once there are `count` of them.
 
         Raises TimeoutError after `timeout` seconds."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: len(self.callbacks) >= count, timeout):
-                made = len(self.callbacks)
-                raise TimeoutError(f"{made} status callbacks were made in {timeout} s; {count} were awaited.")
-            return list(self.callbacks)
+        return self._wait(lambda: list(self.callbacks), count, timeout)
 
     def reply(
         self,
@@ -265,7 +208,7 @@ class TwilioStandIn:
             headers["X-Twilio-Signature"] = signature or sign(signed, parameters, secret, algorithm)
         if algorithm == "SHA256":
             headers["X-Twilio-Webhooks-Signature-Settings"] = "key=webhooks_sharedkey_1,algorithm=HMAC_SHA256"
-        return post_form(target, urlencode(parameters).encode(), headers)
+        return post_bytes(target, urlencode(parameters).encode(), headers)
 
     def post_status(self, sid: str, status: str, error_code: int | None = None) -> Answer:
         """Report a message's status to its StatusCallback, or to the webhook if it has none.
@@ -335,71 +278,51 @@ class TwilioStandIn:
         """Delete a kept file."""
         del self._files[url.rpartition("/")[2]]
 
-    # What goes wrong: each applies to one request to the API, in the order in which they were asked for
-
-    def fail_next(
-        self, status: int, code: int | None = None, *, retry_after: str | int | None = None
-    ) -> None:
-        """Refuse the next request with this HTTP status and Twilio's error `code`; without a code, with the HTML page
-        of a gateway. `retry_after`: seconds or an HTTP date."""
-        after = None if retry_after is None else str(retry_after)
-        self._faults.append(Fault(kind="fail", status=status, code=code, retry_after=after))
-
-    def drop_next_after_taking(self) -> None:
-        """Do what the next request asks for, then close the connection without an answer."""
-        self._faults.append(Fault(kind="drop"))
-
-    def slow_next(self, seconds: float) -> None:
-        """Do what the next request asks for, and answer `seconds` later."""
-        self._faults.append(Fault(kind="slow", seconds=seconds))
-
     # The API
 
-    def _answer(self, method: str, target: str, authorization: str, body: bytes) -> Reply | None:
-        """Answer one API request; None closes the connection instead."""
-        with self._changed:
-            self.requests += 1
-            fault = self._faults.popleft() if self._faults else None
-        if fault is not None and fault.kind == "fail":
-            return fault_reply(fault)
-        parts = urlsplit(target)
+    def answer(self, asked: Asked) -> Given:
         try:
-            reply = self._route(method, parts.path, parts.query, authorization, body)
+            return self._route(asked)
         except Refusal as refusal:
             status, words = ERRORS[refusal.code]
-            facts = {"path": parts.path, "to": "", "from_": "", "callback": "", **refusal.facts}
-            reply = error_reply(status, refusal.code, words.format_map(facts))
-        if fault is not None and fault.kind == "slow":
-            self._stopping.wait(fault.seconds)
-        return None if fault is not None and fault.kind == "drop" else reply
+            facts = {"path": asked.path, "to": "", "from_": "", "callback": "", **refusal.facts}
+            return error_reply(status, refusal.code, words.format_map(facts))
 
-    def _route(self, method: str, path: str, query: str, authorization: str, body: bytes) -> Reply:
+    def fail(self, fault: Failure) -> Given:
+        """Its own error, or without a code the page of a gateway."""
+        if fault.code is None:
+            return gateway_page(fault)
+        words = ERRORS.get(fault.code, (0, HTTPStatus(fault.status).phrase))[1]
+        return error_reply(fault.status, fault.code, words, fault.headers)
+
+    def _route(self, asked: Asked) -> Given:
+        method, path, authorization = asked.method, asked.path, asked.headers.get("authorization", "")
         if path.startswith(STORAGE) and method == "GET":
             if authorization:
-                return Reply(400, b"Only one auth mechanism allowed", "text/plain")
+                return Given(status=400, body=b"Only one auth mechanism allowed", content_type="text/plain")
             return self._file(path)
         match = _PATH.fullmatch(path)
         if not self._authenticated(authorization):
             raise Refusal(20003)
         if method == "GET" and (named := _ACCOUNT.fullmatch(path)) and named["account"] == self.account_sid:
-            return Reply(200, dump(self._account(authorization)))
+            return reply(200, self._account(authorization))
         if method == "GET" and (named := _MEDIA.fullmatch(path)) and named["account"] == self.account_sid:
             return self._file(path)
-        if match is None or match["account"] != self.account_sid:
+        if match is None or match["account"] != self.account_sid or method not in {"GET", "POST"}:
             raise Refusal(20404)
         if match["sid"] is not None:
             known = [*self.messages, *self.inbound]
             message = next((message for message in known if message.sid == match["sid"]), None)
             if message is None or method != "GET":
                 raise Refusal(20404)
-            return Reply(200, dump(resource(message, self.account_sid)))
+            return reply(200, resource(message, self.account_sid))
         if method == "GET":
             with self._changed:
                 every = [*self.messages, *self.inbound]
-            return Reply(200, dump(page_of(every, path, dict(parse_qsl(query)), self.account_sid)))
-        message = self._create(parse_qsl(body.decode(), keep_blank_values=True))
+            return reply(200, page_of(every, path, asked.query, self.account_sid))
+        message = self._create(parse_qsl(asked.body.decode(), keep_blank_values=True))
         then = (lambda: self._run(self._deliver, message)) if self.auto_status else None
-        return Reply(201, dump(resource(message, self.account_sid)), then=then)
+        return reply(201, resource(message, self.account_sid), then=then)
 
     def _authenticated(self, authorization: str) -> bool:
         username, password = _basic(authorization)
@@ -433,16 +356,16 @@ class TwilioStandIn:
             "type": "Full",
         }
 
-    def _file(self, path: str) -> Reply:
+    def _file(self, path: str) -> Given:
         """A file: the API redirects to where it lies, and there nobody may send credentials."""
         found = self._files.get(path.rpartition("/")[2])
         if found is None:
             raise Refusal(20404)
         if path.startswith(STORAGE):
             content_type, data = found
-            return Reply(200, data, content_type)
+            return Given(body=data, content_type=content_type)
         headers = {"Location": STORAGE + path.rpartition("/")[2]}
-        return Reply(307, b"", headers=headers)
+        return Given(status=307, content_type=JSON, headers=headers)
 
     def _deliver(self, message: StandInMessage) -> None:
         """Twilio calls back for changes only, not for the status a message is created with."""

@@ -1,4 +1,4 @@
-"""The wire of Twilio's stand-in: its HTTP server, the API's error answers, and signed posts to a webhook."""
+"""The wire of Twilio's stand-in: what the API refuses and how its answers look, and the signature of a webhook."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import hashlib
 import hmac
 import json
 import math
-import socket
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, NamedTuple
-from urllib.error import HTTPError
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
 
-WEBHOOK_TIMEOUT_SECONDS = 15.0  # Twilio's own for messaging webhooks
+from wakeloop.testing.stand_in import Answer, Given
+
+JSON = "application/json;charset=utf-8"
 
 # https://www.twilio.com/docs/api/errors: HTTP status and words of what the API refuses.
 ERRORS: Mapping[int, tuple[int, str]] = {
@@ -71,13 +67,6 @@ MAGIC_RECIPIENTS: Mapping[str, int] = {
 }
 
 
-class Answer(NamedTuple):
-    """What the webhook answered."""
-
-    status: int
-    body: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class StatusCallback:
     """A status callback that was made; `answer` is None if nobody could be reached."""
@@ -85,83 +74,6 @@ class StatusCallback:
     sid: str
     status: str
     answer: Answer | None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer of the API. `then` is called once it has been sent."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json;charset=utf-8"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    then: Callable[[], None] | None = None
-
-
-# (method, target, Authorization, body) to the answer, or None to close the connection without one.
-Handle = Callable[[str, str, str, bytes], Reply | None]
-
-
-class Server(ThreadingHTTPServer):
-    """Knows its connections, so that a stop need not wait until idle clients let go of theirs."""
-
-    daemon_threads = False
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], handle: Handle) -> None:
-        self.handle = handle
-        self._connections: set[socket.socket] = set()
-        super().__init__(address, _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def close_connections(self) -> None:
-        for connection in list(self._connections):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue  # the client was faster
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Reads a request, lets the stand-in answer it."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
-        authorization = self.headers.get("Authorization", "")
-        server = self.server
-        assert isinstance(server, Server)
-        reply = server.handle(self.command, self.path, authorization, body)
-        if reply is None:
-            self.close_connection = True
-            return
-        self.send_response(reply.status)
-        for name, value in {"Content-Type": reply.content_type, **reply.headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(reply.body)))
-        self.end_headers()
-        self.wfile.write(reply.body)
-        self.wfile.flush()
-        if reply.then is not None:
-            reply.then()
-
-    do_POST = do_GET
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: what was taken is in `messages`."""
 
 
 def sign(
@@ -192,12 +104,19 @@ class Refusal(Exception):
         self.facts = facts
 
 
-def dump(payload: Mapping[str, Any]) -> bytes:
-    """JSON, as the body of an answer."""
-    return json.dumps(payload).encode()
+def reply(
+    status: int,
+    payload: Mapping[str, Any],
+    *,
+    headers: Mapping[str, str] | None = None,
+    then: Callable[[], None] | None = None,
+) -> Given:
+    """An answer of the API."""
+    body = json.dumps(payload).encode()
+    return Given(status=status, body=body, content_type=JSON, headers=headers or {}, then=then)
 
 
-def error_reply(status: int, code: int, words: str, headers: Mapping[str, str] | None = None) -> Reply:
+def error_reply(status: int, code: int, words: str, headers: Mapping[str, str] | None = None) -> Given:
     """The API's error body."""
     payload = {
         "code": code,
@@ -205,27 +124,7 @@ def error_reply(status: int, code: int, words: str, headers: Mapping[str, str] |
         "more_info": f"https://www.twilio.com/docs/errors/{code}",
         "status": status,
     }
-    return Reply(status, dump(payload), headers=headers or {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """What goes wrong with one request to the API."""
-
-    kind: Literal["fail", "drop", "slow"]
-    status: int = 0
-    code: int | None = None
-    retry_after: str | None = None
-    seconds: float = 0.0
-
-
-def fault_reply(fault: Fault) -> Reply:
-    """The answer of an API that fails: its own error, or without a code the page of a gateway before it."""
-    headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
-    words = HTTPStatus(fault.status).phrase
-    if fault.code is None:
-        return Reply(fault.status, f"<html><h1>{words}</h1></html>".encode(), "text/html", headers)
-    return error_reply(fault.status, fault.code, ERRORS.get(fault.code, (0, words))[1], headers)
+    return reply(status, payload, headers=headers)
 
 
 def is_callback(url: str) -> bool:
@@ -239,15 +138,3 @@ def segments(text: str) -> int:
     single, part = (160, 153) if text.isascii() else (70, 67)
     units = len(text.encode("utf-16-le", "surrogatepass")) // 2
     return 1 if units <= single else math.ceil(units / part)
-
-
-def post_form(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Post to a webhook, past any proxy of the environment. Raises OSError if nobody answers."""
-    request = Request(url, data=body, headers=dict(headers), method="POST")
-    opener = build_opener(ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=WEBHOOK_TIMEOUT_SECONDS) as response:
-            return Answer(response.status, response.read().decode("utf-8", "replace"))
-    except HTTPError as error:
-        with error:
-            return Answer(error.code, error.read().decode("utf-8", "replace"))
