@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+
+from tests.http_kit import Peer, Reply, json_reply
+
+from wakeloop.testing.stand_in import Asked
 
 ADAPTER = '''
 import asyncio
@@ -56,30 +56,14 @@ def install(folder: Path) -> None:
     (folder / "pond_channel.py").write_text(ADAPTER)
 
 
-class PondProvider:
+class PondProvider(Peer):
     """Keeps messages, and notes who asked for them when."""
 
     def __init__(self) -> None:
+        super().__init__(self._take)
         self.asked: list[tuple[int, float]] = []
         self._messages: list[str] = []
         self._more = threading.Condition()
-        provider = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                query = parse_qs(urlsplit(self.path).query)
-                provider.asked.append((int(query["by"][0]), time.monotonic()))
-                body = json.dumps(provider.after(int(query["after"][0]))).encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def write(self, *texts: str) -> None:
         """Somebody wrote."""
@@ -93,12 +77,6 @@ class PondProvider:
             self._more.wait_for(lambda: len(self._messages) > number, timeout=0.3)
             return list(enumerate(self._messages, start=1))[number : number + 3]
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _take(self, asked: Asked) -> Reply:
+        self.asked.append((int(asked.query["by"]), time.monotonic()))
+        return json_reply(self.after(int(asked.query["after"])))

@@ -5,7 +5,6 @@ One plant serves the whole file: the first test starts with workers that die, an
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import threading
@@ -14,18 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from tests.acceptance.plant import BIN, ROOT, Plant, make_plant
+from tests.http_kit import Peer, Reply, json_reply
 from tests.servers import Postgres, Program, Redis, poll
 
 from wakeloop.decisions import Actor, Attempt
 from wakeloop.events import Signal
 from wakeloop.store import queries
+from wakeloop.testing.stand_in import Asked
 from wakeloop.views import AuditLine, RequestView, RunView, run_view
 
 pytestmark = pytest.mark.timeout(180)
@@ -55,46 +55,22 @@ SETTINGS = SETTINGS.replace(
 )
 
 
-class Site:
+class Site(Peer):
     """The programs around an agent, as HTTP: a model that drafts, and an inbox that sends."""
 
     def __init__(self) -> None:
+        super().__init__(self._take)
         self.drafted: list[dict[str, Any]] = []
         self.sent: list[dict[str, Any]] = []
 
-    def __enter__(self) -> Site:
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                answer = json.dumps(site.take(self.path, body)).encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def take(self, path: str, body: dict[str, Any]) -> Any:
-        if path == "/draft":
+    def _take(self, asked: Asked) -> Reply:
+        body = asked.json
+        if asked.path == "/draft":
             self.drafted.append(body)
             style = ", ".join(body["wishes"]) or "plain"
-            return {"draft": f"Dear {body['sender']} ({style})"}
+            return json_reply({"draft": f"Dear {body['sender']} ({style})"})
         self.sent.append(body)
-        return None
+        return json_reply(None)
 
 
 class People:

@@ -9,15 +9,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from tests.acceptance.plant import Plant, make_plant
+from tests.http_kit import Peer, Reply
 from tests.servers import Postgres, Program, Redis, poll
 
 from wakeloop import Client
+from wakeloop.testing.stand_in import Asked
 from wakeloop.tokens import Scope
 
 pytestmark = pytest.mark.timeout(180)
@@ -84,49 +85,30 @@ with Client(os.environ["SERVER"], os.environ["TOKEN"]) as client:
 '''
 
 
-class Shop:
+class Shop(Peer):
     """A receiver of callbacks, as small as one may be: it verifies, finishes a purchase once, and then answers."""
 
     def __init__(self) -> None:
+        super().__init__(self._take)
+        self.url += "/finished"
         self.secret = ""
         self.finished: list[dict[str, Any]] = []
         self.calls: list[tuple[str, int]] = []
         self._failures = 1
         self._seen: set[str] = set()
 
-    def __enter__(self) -> Shop:
-        shop = self
+    def _take(self, asked: Asked) -> Reply:
+        status = self._finish(asked)
+        self.calls.append((asked.headers.get("webhook-id", ""), status))
+        return Reply(status=status)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                status = shop.take(body, {name.lower(): value for name, value in self.headers.items()})
-                shop.calls.append((self.headers.get("webhook-id", ""), status))
-                self.send_response(status)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/finished"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def take(self, body: bytes, headers: dict[str, str]) -> int:
+    def _finish(self, asked: Asked) -> int:
         try:
-            event = Webhook(self.secret).verify(body, headers)
+            event = Webhook(self.secret).verify(asked.body, dict(asked.headers))
         except WebhookVerificationError:
             return 400
-        if headers["webhook-id"] not in self._seen:
-            self._seen.add(headers["webhook-id"])
+        if asked.headers["webhook-id"] not in self._seen:
+            self._seen.add(asked.headers["webhook-id"])
             self.finished.append(event)
         if self._failures:  # it did its work, and died before it could say so
             self._failures -= 1

@@ -10,9 +10,11 @@ import json
 import threading
 import time
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
-from tests.conformance.http_kit import Came, Peer, Reply, json_reply
+from tests.http_kit import Peer, Reply, json_reply
+
+from wakeloop.testing.stand_in import Asked
 
 MAX_EVENT_BYTES = 65_536
 
@@ -38,10 +40,9 @@ class HomeServer(Peer):
         self._changed = threading.Condition()
         self._ids = itertools.count(1)
 
-    def _answer(self, request: Came) -> Reply:
-        url = urlsplit(request.target)
-        path = [unquote(part) for part in url.path.split("/")[2:]]
-        query = dict(parse_qsl(url.query))
+    def _answer(self, request: Asked) -> Reply:
+        path = [unquote(part) for part in request.path.split("/")[2:]]
+        query = request.query
         try:
             if path == ["client", "versions"]:
                 return json_reply({"versions": ["v1.1", "v1.11"]})
@@ -64,7 +65,7 @@ class HomeServer(Peer):
         except Refused as refused:
             return refused.reply
 
-    def _body(self, request: Came, path: list[str]) -> Any:
+    def _body(self, request: Asked, path: list[str]) -> Any:
         if request.method == "GET" or path[0] == "media":
             return {}
         try:
@@ -73,7 +74,7 @@ class HomeServer(Peer):
             raise Refused(400, "M_NOT_JSON") from None
 
     def _route(
-        self, request: Came, path: list[str], query: dict[str, str], body: Any, me: str, token: str
+        self, request: Asked, path: list[str], query: dict[str, str], body: Any, me: str, token: str
     ) -> Any:
         match request.method, path:
             case "GET", ["client", "v3", "account", "whoami"]:
@@ -123,7 +124,7 @@ class HomeServer(Peer):
             case "GET", ["client", "v1", "media", "download", server, media]:
                 if (uri := f"mxc://{server}/{media}") not in self.media:
                     raise Refused(404, "M_NOT_FOUND")
-                return Reply(body=self.media[uri][1], headers={"content-type": self.media[uri][0]})
+                return Reply(body=self.media[uri][1], content_type=self.media[uri][0])
         raise Refused(404, "M_UNRECOGNIZED")
 
     # ------------------------------------------------------------------ rooms

@@ -21,8 +21,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from tests.conformance.http_kit import eventually
 from tests.conformance.matrix_homeserver import HomeServer
+from tests.http_kit import eventually
 
 from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing, Receipt
 from wakeloop_channels.matrix import MatrixChannel

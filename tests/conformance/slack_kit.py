@@ -1,4 +1,4 @@
-"""What the tests of the Slack channel share: settings, signed requests, and a web server for webhooks."""
+"""What the tests of the Slack channel share: settings, signed requests, and an office where it is used."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from wakeloop.channel import (
-    Button,
-    ChannelServices,
-    DeliveryUpdate,
-    Field,
-    Incoming,
-    Outgoing,
-    RawRequest,
-    Receipt,
-)
-from wakeloop.errors import InvalidWebhook
+from tests.conformance.webhook_receiver import Receiver
+
+from wakeloop.channel import Button, ChannelServices, Field, Incoming, Outgoing, RawRequest, Receipt
 from wakeloop.testing.slack import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, SlackStandIn, sign
 from wakeloop_channels.slack import SlackChannel
 
@@ -135,60 +126,6 @@ def said(slack: SlackChannel, found: dict[str, Any]) -> list[Incoming]:
     return [item for item in slack.parse(made) if isinstance(item, Incoming)]
 
 
-class Receiver:
-    """A web server that treats webhooks as the runtime does: verify, parse, answer, and only then react."""
-
-    def __init__(self, slack: SlackChannel) -> None:
-        self.events: list[Incoming | DeliveryUpdate] = []
-        self.reacting = threading.Lock()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                made = RawRequest(method="POST", url=receiver.url, headers=headers, body=body)
-                known = True
-                try:
-                    slack.verify(made)
-                    receiver.events += slack.parse(made)
-                    response = slack.respond(made)
-                    status, content, content_type = response.status, response.body, response.content_type
-                except InvalidWebhook as error:
-                    known = False
-                    status, content, content_type = error.status, str(error).encode(), "text/plain"
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-                self.wfile.flush()
-                if known:
-                    with receiver.reacting:  # a channel is used on one event loop at a time
-                        using(slack, lambda it: it.react(made))
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/webhooks/slack"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    @property
-    def said(self) -> list[Incoming]:
-        return [event for event in self.events if isinstance(event, Incoming)]
-
-    def __enter__(self) -> Receiver:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 class Office:
     """A stand-in that calls a receiver, and a channel to write with; as `with office() as it`."""
 
@@ -200,7 +137,14 @@ class Office:
     def __enter__(self) -> Office:
         self.slack.start()
         self.channel = channel(self.slack, **self._changes)
-        self.receiver = Receiver(channel(self.slack, **self._changes)).__enter__()
+        called = channel(self.slack, **self._changes)
+        reacting = threading.Lock()  # a channel is used on one event loop at a time
+
+        def react(request: RawRequest) -> None:
+            with reacting:
+                using(called, lambda it: it.react(request))
+
+        self.receiver = Receiver(called, then=react).__enter__()
         self.slack.webhook = self.receiver.url
         return self
 

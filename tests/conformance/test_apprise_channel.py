@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.conformance.http_kit import HANG_UP, Peer, Reply
+from tests.http_kit import HANG_UP, Peer, Reply
 
 from wakeloop.channel import Channel, ChannelServices, DeliveryStatus, Outgoing, RawRequest, Receipt
 from wakeloop.errors import (

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from tests.conformance.http_kit import HANG_UP, Came, Reply, json_reply
 from tests.conformance.matrix_homeserver import HomeServer
 from tests.conformance.matrix_kit import Person, person
+from tests.http_kit import HANG_UP, Reply, json_reply
 
 from wakeloop.channel import DeliveryStatus, RawRequest
 from wakeloop.testing.channels.conformance import ChannelConformance
 from wakeloop.testing.channels.provider import Fault, Provider, Took
+from wakeloop.testing.stand_in import Asked
 from wakeloop_channels.matrix import MatrixChannel
 from wakeloop_channels.matrix_events import SHOWN
 
@@ -24,7 +25,7 @@ class FailingHomeServer(HomeServer):
         super().__init__()
         self.next: list[Reply | float] = []
 
-    def _answer(self, request: Came) -> Reply:
+    def _answer(self, request: Asked) -> Reply:
         if "/send/m.room.message/" not in request.target or not self.next:
             return super()._answer(request)
         fault = self.next.pop(0)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from tests.conformance.http_kit import HANG_UP, Peer, Reply
 from tests.conformance.webhook_kit import ChatSystem
 from tests.conformance.webhook_provider import WebhookProvider
+from tests.http_kit import HANG_UP, Peer, Reply
 
 from wakeloop.channel import Outgoing, Receipt
 from wakeloop.testing.channels.conformance import ChannelConformance

@@ -11,17 +11,8 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError
-from tests.conformance.twilio_kit import (
-    ALICE,
-    PUBLIC_URL,
-    SERVICE,
-    Receiver,
-    channel,
-    find_sent,
-    outgoing,
-    send,
-    using,
-)
+from tests.conformance.twilio_kit import ALICE, PUBLIC_URL, SERVICE, channel, find_sent, outgoing, send, using
+from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Channel, DeliveryStatus, Receipt
 from wakeloop.errors import ChannelError, ConfigurationError, PermanentChannelError, TemporaryChannelError

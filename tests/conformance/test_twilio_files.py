@@ -12,7 +12,6 @@ from tests.conformance.twilio_kit import (
     ALICE,
     PUBLIC_URL,
     SERVICE,
-    Receiver,
     channel,
     find_sent,
     outgoing,
@@ -20,6 +19,7 @@ from tests.conformance.twilio_kit import (
     send,
     using,
 )
+from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Checking, Fetching, Guiding, Incoming
 from wakeloop.errors import ChannelError, PermanentChannelError, TemporaryChannelError

@@ -13,7 +13,6 @@ from tests.conformance.twilio_kit import (
     PAYLOADS,
     PUBLIC_URL,
     SID,
-    Receiver,
     channel,
     form,
     outgoing,
@@ -21,6 +20,7 @@ from tests.conformance.twilio_kit import (
     send,
     signed,
 )
+from tests.conformance.webhook_receiver import Receiver
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
 
 from wakeloop.channel import DeliveryStatus, DeliveryUpdate, Incoming, RawRequest

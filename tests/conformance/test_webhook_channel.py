@@ -12,7 +12,6 @@ from typing import Any
 import jsonschema
 import pytest
 from standardwebhooks import Webhook
-from tests.conformance.http_kit import HANG_UP, Reply, json_reply
 from tests.conformance.webhook_kit import (
     ADDRESS,
     OTHER,
@@ -24,6 +23,7 @@ from tests.conformance.webhook_kit import (
     send,
     using,
 )
+from tests.http_kit import HANG_UP, Reply, json_reply
 
 from wakeloop.channel import Amending, Button, Channel, DeliveryStatus, Field, Guiding, Sent
 from wakeloop.errors import ConfigurationError, PermanentChannelError, TemporaryChannelError

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import textwrap
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.conformance.http_kit import Came, Peer, Reply
 from tests.conformance.webhook_kit import (
     ADDRESS,
     OTHER,
@@ -26,6 +24,7 @@ from tests.conformance.webhook_kit import (
     payload,
     signed,
 )
+from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import DeliveryStatus, DeliveryUpdate, File, Incoming, RawRequest
 from wakeloop.errors import InvalidWebhook
@@ -282,35 +281,15 @@ class TestFuzz:
 
 
 class TestCurl:
-    @pytest.fixture
-    def runtime(self) -> Iterator[Peer]:
-        """A web server that treats webhooks as the runtime does: verify, parse, and only then answer."""
-        hook = channel()
-        events: list[Any] = []
-
-        def take(came: Came) -> Reply:
-            request = RawRequest(
-                method=came.method, url=PUBLIC_URL, headers=dict(came.headers), body=came.body
-            )
-            try:
-                hook.verify(request)
-                events.extend(hook.parse(request))
-            except InvalidWebhook as error:
-                return Reply(status=error.status, body=str(error).encode())
-            return Reply(status=hook.respond(request).status)
-
-        with Peer(take) as peer:
-            peer.events = events  # type: ignore[attr-defined]
-            yield peer
-
-    def test_the_pages_curl_example_is_verified(self, runtime: Peer) -> None:
+    def test_the_pages_curl_example_is_verified(self) -> None:
         """It is run as it stands, with only the secret and the address filled in."""
         (script,) = re.findall(r"^ *```text\n(?= *secret=)(.*?)^ *```", PAGE.read_text(), re.DOTALL | re.M)
         script = textwrap.dedent(script).replace("whsec_…", SECRET)
-        script = script.replace("https://agents.example.com/webhooks/webhook", runtime.url)
+        with Receiver(channel(), public_url=PUBLIC_URL) as receiver:
+            script = script.replace("https://agents.example.com/webhooks/webhook", receiver.url)
 
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True)
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True)
 
         assert (done.returncode, done.stderr) == (0, "")
         assert "204" in done.stdout
-        assert [event.text for event in runtime.events] == ["Ship it."]  # type: ignore[attr-defined]
+        assert [event.text for event in receiver.said] == ["Ship it."]

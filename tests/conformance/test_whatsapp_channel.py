@@ -14,7 +14,6 @@ from tests.conformance.twilio_kit import (
     ALICE,
     PUBLIC_URL,
     SERVICE,
-    Receiver,
     call,
     find_sent,
     form,
@@ -23,6 +22,7 @@ from tests.conformance.twilio_kit import (
     send,
     settings,
 )
+from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Channel, ChannelServices, DeliveryStatus, DeliveryUpdate, Incoming, Outgoing
 from wakeloop.errors import ConfigurationError, InvalidWebhook, PermanentChannelError

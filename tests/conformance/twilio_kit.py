@@ -1,22 +1,19 @@
-"""What the tests of the SMS channel share: settings, signed requests, and a web server for webhooks."""
+"""What the tests of the SMS channel share: settings and signed requests."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlencode
 from urllib.request import Request, urlopen
 
-from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing, RawRequest, Receipt
-from wakeloop.errors import InvalidWebhook
+from wakeloop.channel import ChannelServices, Outgoing, RawRequest, Receipt
 from wakeloop.testing.twilio import ACCOUNT_SID, AUTH_TOKEN, NUMBER, TwilioStandIn, sign
 from wakeloop_channels.twilio import TwilioChannel
 
@@ -98,48 +95,3 @@ def call(twilio: TwilioStandIn, path: str, *, token: str = AUTH_TOKEN, **query: 
         with error:
             answer = json.load(error)
     return answer
-
-
-class Receiver:
-    """A web server that treats webhooks as the runtime does: verify, parse, and only then answer."""
-
-    def __init__(self, sms: TwilioChannel, public_url: str | None = None) -> None:
-        self.events: list[Incoming | DeliveryUpdate] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                request = RawRequest(
-                    method="POST", url=public_url or receiver.url, headers=headers, body=body
-                )
-                try:
-                    sms.verify(request)
-                    receiver.events += sms.parse(request)
-                    response = sms.respond(request)
-                    status, content, content_type = response.status, response.body, response.content_type
-                except InvalidWebhook as error:
-                    status, content, content_type = error.status, str(error).encode(), "text/plain"
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hooks/sms"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> Receiver:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from standardwebhooks import Webhook, WebhookVerificationError
-from tests.conformance.http_kit import Came, Peer, Reply, json_reply
+from tests.http_kit import Peer, Reply, json_reply
 
 from wakeloop.channel import ChannelServices, Outgoing, RawRequest, Receipt
+from wakeloop.testing.stand_in import Asked
 from wakeloop_channels.webhook import WebhookChannel
 
 PAYLOADS = Path(__file__).parents[1] / "payloads" / "webhook"
@@ -100,7 +101,7 @@ class ChatSystem(Peer):
     def address(self) -> str:
         return f"{self.url}/wakeloop/alice"
 
-    def _take(self, request: Came) -> Reply:
+    def _take(self, request: Asked) -> Reply:
         try:
             body = Webhook(self.secret).verify(request.body, dict(request.headers))
         except WebhookVerificationError as error:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.conformance.http_kit import HANG_UP, Reply
 from tests.conformance.webhook_kit import OTHER, PUBLIC_URL, SECRET, ChatSystem, settings, signed
+from tests.http_kit import HANG_UP, Reply
 
 from wakeloop.channel import ChannelServices, DeliveryStatus, RawRequest
 from wakeloop.testing.channels.provider import Fault, Provider, Took

@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import Callable
+
+from tests.http_kit import Peer, Reply
 
 from wakeloop.channel import Channel, DeliveryUpdate, Incoming, RawRequest
 from wakeloop.errors import InvalidWebhook
+from wakeloop.testing.stand_in import Asked
 
 
-class Receiver:
-    """What came, in `events`; the requests that were taken, in `requests`."""
+class Receiver(Peer):
+    """What came, in `events`, and what people said of it, in `said`; the requests that were taken, in `requests`.
 
-    def __init__(self, channel: Channel) -> None:
+    public_url: where the provider believes to call, if that is not `url`. then: called with each request that was taken,
+    once it is answered."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        public_url: str | None = None,
+        then: Callable[[RawRequest], object] | None = None,
+    ) -> None:
+        super().__init__(self._take)
+        self.url += f"/hooks/{channel.name}"
         self.events: list[Incoming | DeliveryUpdate] = []
         self.requests: list[RawRequest] = []
-        receiver = self
+        self._channel = channel
+        self._called = public_url or self.url
+        self._then = then
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                request = RawRequest(method="POST", url=receiver.url, headers=headers, body=body)
-                try:
-                    channel.verify(request)
-                    receiver.events += channel.parse(request)
-                    response = channel.respond(request)
-                    receiver.requests.append(request)
-                    status, content, content_type = response.status, response.body, response.content_type
-                except InvalidWebhook as error:
-                    status, content, content_type = error.status, str(error).encode(), "text/plain"
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+    @property
+    def said(self) -> list[Incoming]:
+        return [event for event in self.events if isinstance(event, Incoming)]
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hooks/{channel.name}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> Receiver:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _take(self, asked: Asked) -> Reply:
+        request = RawRequest(method=asked.method, url=self._called, headers=asked.headers, body=asked.body)
+        try:
+            self._channel.verify(request)
+            self.events += self._channel.parse(request)
+            response = self._channel.respond(request)
+        except InvalidWebhook as error:
+            return Reply(status=error.status, body=str(error).encode(), content_type="text/plain")
+        self.requests.append(request)
+        return Reply(
+            status=response.status,
+            body=response.body,
+            content_type=response.content_type,
+            then=None if self._then is None else lambda: self._then(request),
+        )

@@ -3,75 +3,44 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
+from tests.http_kit import HANG_UP, Peer, Reply
 from tests.integration.api_kit import Site, sites
 from tests.servers import poll
 
 from wakeloop.callbacks import RETRY_SECONDS, is_allowed, is_public, webhook_secret
 from wakeloop.channel import Capabilities
 from wakeloop.store import listing, queries
+from wakeloop.testing.stand_in import Asked
 
 
-@dataclass
-class Receiver:
-    """A program's webhook: answers with these in turn, the last for ever, and keeps what came."""
+class Receiver(Peer):
+    """A program's webhook: answers with these in turn, the last for ever. A silent one takes a call and says nothing."""
 
-    answers: list[tuple[int, Mapping[str, str]]]
-    url: str = ""
-    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
-    silent: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, *answers: tuple[int, Mapping[str, str]], silent: bool = False) -> None:
+        super().__init__(self._take)
+        self.url += "/hooks/secret-path?key=1"
+        self._answers = list(answers) or [(204, {})]
+        self._silent = silent
+
+    def _take(self, asked: Asked) -> Reply:
+        if self._silent:
+            self._stopping.wait(60)
+            return HANG_UP
+        status, headers = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return Reply(status=status, headers=headers)
 
     def wait(self, count: int) -> None:
         for _ in poll(20):
-            if len(self.got) >= count:
+            if len(self.came) >= count:
                 return
-        raise AssertionError(f"{len(self.got)} calls came, not {count}")
-
-
-@contextmanager
-def receiving(*answers: tuple[int, Mapping[str, str]], silent: bool = False) -> Iterator[Receiver]:
-    """A receiver on loopback; a silent one takes the call and says nothing."""
-    receiver = Receiver(list(answers) or [(204, {})])
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            if silent:
-                receiver.silent.wait(60)
-                return
-            status, headers = receiver.answers.pop(0) if len(receiver.answers) > 1 else receiver.answers[0]
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    receiver.url = f"http://127.0.0.1:{server.server_address[1]}/hooks/secret-path?key=1"
-    try:
-        yield receiver
-    finally:
-        receiver.silent.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        raise AssertionError(f"{len(self.came)} calls came, not {count}")
 
 
 @pytest.fixture
@@ -112,23 +81,23 @@ def test_a_program_is_told_of_the_end_with_its_state_and_a_signature(make_site: 
     """The receiver verifies it with the library of Standard Webhooks; after a 500 it comes again with the same id."""
     site = make_site()
     state = {"invoice": 7, "ü": ["x"]}
-    with receiving((500, {}), (200, {})) as receiver, site.working():
+    with Receiver((500, {}), (200, {})) as receiver, site.working():
         id = _settle(site, receiver.url, state=state)
         receiver.wait(2)
 
     [secret] = site.runtime.webhook_secrets()
-    for headers, body in receiver.got:
-        told = Webhook(secret).verify(body, dict(headers))
+    for came in receiver.came:
+        told = Webhook(secret).verify(came.body, dict(came.headers))
         assert told["type"] == "request.answered"
         assert told["data"]["id"] == id and told["data"]["state"] == state
         assert (told["data"]["text"], told["data"]["by"]) == ("Monday", "alice")
-        assert headers["content-type"] == "application/json"
-    (first, body), (second, again) = receiver.got
-    assert first["webhook-id"] == second["webhook-id"] and body == again
+        assert came.headers["content-type"] == "application/json"
+    first, second = receiver.came
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] and first.body == second.body
     assert _failed(site) == []
-    forged = dict(first) | {"webhook-id": "other"}
+    forged = dict(first.headers) | {"webhook-id": "other"}
     with pytest.raises(WebhookVerificationError):
-        Webhook(secret).verify(body, forged)
+        Webhook(secret).verify(first.body, forged)
 
 
 @pytest.mark.usefixtures("soon")
@@ -136,11 +105,11 @@ def test_a_program_is_told_of_the_end_with_its_state_and_a_signature(make_site: 
 def test_a_final_refusal_is_not_repeated(make_site: Callable[..., Site], status: int) -> None:
     """Nor is a redirect followed; the operator sees the host and the reason, never the whole address."""
     site = make_site()
-    with receiving((200, {})) as elsewhere, receiving((status, {"location": elsewhere.url})) as receiver:
+    with Receiver((200, {})) as elsewhere, Receiver((status, {"location": elsewhere.url})) as receiver:
         with site.working():
             _settle(site, receiver.url)
             row = _wait_for_failure(site)
-        assert (len(receiver.got), len(elsewhere.got)) == (1, 0)
+        assert (len(receiver.came), len(elsewhere.came)) == (1, 0)
 
     assert str(status) in row.error and "secret-path" not in row.error
     with site.runtime.database.read() as connection:
@@ -153,7 +122,7 @@ def test_a_final_refusal_is_not_repeated(make_site: Callable[..., Site], status:
 def test_what_may_pass_is_tried_again(make_site: Callable[..., Site], status: int) -> None:
     """Until it is taken."""
     site = make_site()
-    with receiving((status, {"retry-after": "0"}), (200, {})) as receiver, site.working():
+    with Receiver((status, {"retry-after": "0"}), (200, {})) as receiver, site.working():
         _settle(site, receiver.url)
         receiver.wait(2)
 
@@ -162,7 +131,7 @@ def test_what_may_pass_is_tried_again(make_site: Callable[..., Site], status: in
 def test_retry_after_is_honoured(make_site: Callable[..., Site]) -> None:
     """The next attempt is not before it."""
     site = make_site()
-    with receiving((429, {"retry-after": "3600"})) as receiver, site.working():
+    with Receiver((429, {"retry-after": "3600"})) as receiver, site.working():
         _settle(site, receiver.url)
         receiver.wait(1)
         for _ in poll(10):
@@ -180,14 +149,14 @@ def test_retry_after_is_honoured(make_site: Callable[..., Site]) -> None:
 def test_a_receiver_that_never_answers_keeps_nobody_else_waiting(make_site: Callable[..., Site]) -> None:
     """Others are told meanwhile, also those who were to be told later."""
     site = make_site(lease_seconds=30)
-    with receiving(silent=True) as dead, receiving() as alive, site.working():
+    with Receiver(silent=True) as dead, Receiver() as alive, site.working():
         for _ in range(20):
             _settle(site, dead.url)
         dead.wait(1)
         for _ in range(3):
             _settle(site, alive.url)
         alive.wait(3)
-        dead.silent.set()
+        dead.stop()
 
 
 def test_ten_attempts_are_made_in_three_days() -> None:
@@ -202,7 +171,7 @@ def test_bodies_and_addresses_are_not_logged(
     """The address may be a secret by itself."""
     caplog.set_level(logging.INFO)
     site = make_site()
-    with receiving((404, {})) as receiver, site.working():
+    with Receiver((404, {})) as receiver, site.working():
         _settle(site, receiver.url, state="hush-hush")
         _wait_for_failure(site)
 
@@ -217,11 +186,11 @@ def test_a_server_that_others_reach_calls_no_address_within(make_site: Callable[
     site = make_site(public_url="https://agents.example.com")
     token = site.token("t", "admin")  # type: ignore[arg-type]
     body = {"kind": "question", "to": "alice", "text": "Which day?"}
-    with receiving() as receiver, site.working():
+    with Receiver() as receiver, site.working():
         made = site.post("/requests", {**body, "callback_url": receiver.url}, token=token).json
         site.post(f"/requests/{made['id']}/cancel", token=token)
         row = _wait_for_failure(site)
-        assert receiver.got == []
+        assert receiver.came == []
 
     assert "no public address" in row.error and "127.0.0.1" in row.error
 
@@ -231,12 +200,12 @@ def test_the_settings_can_allow_an_address_within(make_site: Callable[..., Site]
     site = make_site(public_url="https://agents.example.com", callback_hosts=["127.0.0.0/8"])
     token = site.token("t", "admin")  # type: ignore[arg-type]
     body = {"kind": "question", "to": "alice", "text": "Which day?"}
-    with receiving() as receiver, site.working():
+    with Receiver() as receiver, site.working():
         made = site.post("/requests", {**body, "callback_url": receiver.url}, token=token).json
         site.post(f"/requests/{made['id']}/cancel", token=token)
         receiver.wait(1)
 
-    assert json.loads(receiver.got[0][1])["type"] == "request.cancelled"
+    assert receiver.came[0].json["type"] == "request.cancelled"
 
 
 @pytest.mark.parametrize(
@@ -267,12 +236,14 @@ def test_hosts_are_allowed_by_name_end_or_network() -> None:
 def test_the_keys_of_the_settings_sign_each_during_a_change(make_site: Callable[..., Site]) -> None:
     """A receiver that has either secret can verify it."""
     site = make_site(secret_keys=["new key", "old key"])
-    with receiving() as receiver, site.working():
+    with Receiver() as receiver, site.working():
         _settle(site, receiver.url)
         receiver.wait(1)
 
-    headers, body = receiver.got[0]
+    (came,) = receiver.came
     for key in ("new key", "old key"):
-        assert Webhook(webhook_secret(key)).verify(body, dict(headers))["type"] == "request.answered"
+        assert (
+            Webhook(webhook_secret(key)).verify(came.body, dict(came.headers))["type"] == "request.answered"
+        )
     with pytest.raises(WebhookVerificationError):
-        Webhook(webhook_secret("another")).verify(body, dict(headers))
+        Webhook(webhook_secret("another")).verify(came.body, dict(came.headers))

@@ -261,7 +261,7 @@ class DiscordStandIn(StandIn):
                 "interactions_endpoint_url": self.endpoint,
             }
         if (asked.method, path) == ("POST", "/users/@me/channels"):
-            person = json.loads(asked.body).get("recipient_id")
+            person = asked.json.get("recipient_id")
             if not isinstance(person, str) or not person.isdigit():
                 raise _Refused(400, 50035, "Invalid Form Body")
             return {
@@ -407,7 +407,7 @@ def read(content: str) -> str:
 
 def _payload(asked: Asked) -> tuple[dict[str, Any], dict[str, Upload]]:
     if not asked.headers.get("content-type", "").startswith("multipart/form-data"):
-        return json.loads(asked.body), {}
+        return asked.json, {}
     fields, files = asked.form()
     payload = json.loads(fields["payload_json"])
     named = {one["id"] for one in payload.get("attachments", [])}

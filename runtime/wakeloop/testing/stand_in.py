@@ -39,13 +39,27 @@ class Upload(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request to the provider. Header names are lower-case; path and query are those of the target."""
+    """A request to the provider. target: the path with its query, as it came. Header names are lower-case."""
 
     method: str
-    path: str
-    query: Mapping[str, str]
+    target: str
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def path(self) -> str:
+        """The target's path."""
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The target's query; of a name that stands there several times, the last."""
+        return dict(parse_qsl(urlsplit(self.target).query, keep_blank_values=True))
+
+    @property
+    def json(self) -> Any:
+        """What the body says, as JSON."""
+        return json.loads(self.body)
 
     def form(self) -> tuple[dict[str, str], dict[str, Upload]]:
         """The fields and files of a form, of either kind, or of the query."""
@@ -248,12 +262,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         assert isinstance(server, Server)
-        parts = urlsplit(self.path)
         given = server.handle(
             Asked(
                 method=self.command,
-                path=parts.path,
-                query=dict(parse_qsl(parts.query, keep_blank_values=True)),
+                target=self.path,
                 headers={name.lower(): value for name, value in self.headers.items()},
                 body=self._body(),
             )
