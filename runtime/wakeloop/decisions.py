@@ -88,33 +88,28 @@ class Decisions:
         if isinstance(opened, Attempt):
             return opened
         if opened.spec.is_approval:
-            return self._read_verdict(connection, opened, actor, text, now)
-        return self._read_answer(connection, opened, actor, text, now)
+            return self._read_verdict(opened, text)
+        return self._read_answer(opened, text)
 
-    def _read_verdict(
-        self, connection: Connection, opened: _Opened, actor: Actor, text: str, now: datetime, *,
-        is_comment: bool = False,
-    ) -> Attempt:  # fmt: skip
+    def _read_verdict(self, opened: _Opened, text: str, *, is_comment: bool = False) -> Attempt:
         """`is_comment`: whatever it says, it is not meant as a verdict."""
         spec = opened.spec
         reading = Reading(verdict=Verdict.UNCLEAR, comment=text) if is_comment else read_verdict(text)
         if reading.verdict is Verdict.YES:
-            return self._approve(connection, opened, actor, reading.comment, None, None, now)
+            return self._approve(opened, reading.comment)
         option = None if is_comment else _reason_in(text, spec.options)
         if option is not None:
-            return self._deny(connection, opened, actor, "", option, now)
+            return self._deny(opened, "", option)
         if reading.verdict is Verdict.NO:
-            return self._deny(connection, opened, actor, reading.comment, None, now)
-        self._note(connection, opened, actor, "comment", "not a plain verdict", now, comment=text)
-        code = opened.person.code if self._has_others(connection, opened) else None
+            return self._deny(opened, reading.comment, None)
+        self._note(opened, "comment", "not a plain verdict", comment=text)
+        code = opened.person.code if self._has_others(opened) else None
         return Attempt(
             accepted=False, status=RequestStatus.OPEN, words=f"a comment on request {opened.row.id}",
             say=asking.plain_text(spec, code),
         )  # fmt: skip
 
-    def _read_answer(
-        self, connection: Connection, opened: _Opened, actor: Actor, text: str, now: datetime
-    ) -> Attempt:
+    def _read_answer(self, opened: _Opened, text: str) -> Attempt:
         form = opened.spec.answer_form
         draft = Draft.load(opened.person.draft) if opened.person.draft else Draft()
         is_begun = bool(draft.values or draft.left_out)
@@ -122,41 +117,36 @@ class Decisions:
             if form.is_flat:
                 draft, value = advance(form, draft, text)
                 if value is PENDING:
-                    store.set_draft(connection, opened.row.id, opened.person.contact, draft.dump())
-                    self._note(connection, opened, actor, "reply", "part of the answer", now)
+                    self._keep_draft(opened, draft)
+                    self._note(opened, "reply", "part of the answer")
                     return Attempt(
                         accepted=True, status=RequestStatus.OPEN,
-                        words=f"a part of the answer to request {opened.row.id}", say=self._with_code(connection, opened, prompt(form, draft)),
+                        words=f"a part of the answer to request {opened.row.id}", say=self._with_code(opened, prompt(form, draft)),
                     )  # fmt: skip
             else:
                 value = read_text(text, form)
         except Unreadable as reason:
-            return self._ask_again(connection, opened, actor, form, draft, str(reason), text, now)
+            return self._ask_again(opened, form, draft, str(reason), text)
         words = _in_words(value) if is_begun else text
         if text.startswith("#") and form.choices:  # a button, which stands for a choice
             words = next((choice.label for choice in form.choices if choice.value == value), text)
-        return self._answer(connection, opened, actor, words, value, now)
+        return self._answer(opened, words, value)
 
-    def _ask_again(
-        self, connection: Connection, opened: _Opened, actor: Actor, form: Form, draft: Draft,
-        reason: str, text: str, now: datetime,
-    ) -> Attempt:  # fmt: skip
+    def _ask_again(self, opened: _Opened, form: Form, draft: Draft, reason: str, text: str) -> Attempt:
         draft = draft.tried_again()
         say = asking.again_text(opened.spec, reason, self._link_after(opened, draft))
         if form.is_flat:
             say = f"{say}\n{prompt(form, draft)}"
-        say = self._with_code(connection, opened, say)
-        return self._unread(connection, opened, actor, draft, text, say, now)
+        say = self._with_code(opened, say)
+        return self._unread(opened, draft, text, say)
 
     def _link_after(self, opened: _Opened, draft: Draft) -> str | None:
         """A link to the form for somebody who has tried often enough."""
         return self._links.page(opened.person.contact, opened.row.id) if draft.tries > TRIES else None
 
-    def _unread(
-        self, connection: Connection, opened: _Opened, actor: Actor, draft: Draft, text: str, say: str, now: datetime
-    ) -> Attempt:  # fmt: skip
-        store.set_draft(connection, opened.row.id, opened.person.contact, draft.dump())
-        self._note(connection, opened, actor, "reply", "could not be read", now, comment=text)
+    def _unread(self, opened: _Opened, draft: Draft, text: str, say: str) -> Attempt:
+        self._keep_draft(opened, draft)
+        self._note(opened, "reply", "could not be read", comment=text)
         return Attempt(
             accepted=False, status=RequestStatus.OPEN,
             words=f"a reply to request {opened.row.id} that could not be read",
@@ -181,20 +171,20 @@ class Decisions:
         label = next((label for label, stands_for, _ in asking.choices(spec) if stands_for == word), None)
         if label is None:  # of a message that was not ours, or of other times
             if spec.is_approval:
-                return self._read_verdict(connection, opened, actor, comment or word, now, is_comment=True)
-            return self._read_answer(connection, opened, actor, comment or word, now)
+                return self._read_verdict(opened, comment or word, is_comment=True)
+            return self._read_answer(opened, comment or word)
         # Some providers give the button's own words as what was said.
         remark = "" if _bare(comment) in (_bare(label), _bare(word)) else comment
         if not spec.is_approval:
             value = read_text(word, spec.answer_form)
-            return self._answer(connection, opened, actor, label, value, now, comment=remark)
+            return self._answer(opened, label, value, comment=remark)
         if word == "yes":
             if seen is not None and not (opened.row.digest or "").startswith(f"{calls.DIGEST_PREFIX}{seen}"):
-                return self._changed(connection, opened, actor, seen, now)
-            return self._approve(connection, opened, actor, remark, None, None, now)
+                return self._changed(opened, seen)
+            return self._approve(opened, remark)
         number = word.removeprefix("no").strip()
         option = spec.options[int(number) - 1] if number else None
-        return self._deny(connection, opened, actor, remark, option, now)
+        return self._deny(opened, remark, option)
 
     def fill_in(
         self, connection: Connection, id: UUID, actor: Actor, values: Mapping[str, str], *, now: datetime
@@ -206,7 +196,7 @@ class Decisions:
         if isinstance(opened, Attempt):
             return opened
         if opened.spec.is_approval:
-            return self._read_verdict(connection, opened, actor, words, now, is_comment=True)
+            return self._read_verdict(opened, words, is_comment=True)
         form = opened.spec.answer_form
         try:
             value = read_fields(values, form)
@@ -222,9 +212,9 @@ class Decisions:
             say = "\n".join(
                 ["That could not be taken. Please correct it and send it again:", *lines, *easier]
             )
-            say = self._with_code(connection, opened, say)
-            return self._unread(connection, opened, actor, draft, words, say, now)
-        return self._answer(connection, opened, actor, _told(value, form, values), value, now)
+            say = self._with_code(opened, say)
+            return self._unread(opened, draft, words, say)
+        return self._answer(opened, _told(value, form, values), value)
 
     def answer(
         self, connection: Connection, id: UUID, actor: Actor, *, value: Any, text: str | None = None, now: datetime
@@ -237,7 +227,7 @@ class Decisions:
             raise Unreadable("this is an approval: approve or deny it")
         value = check(value, opened.spec.answer_form)
         words = text if text is not None else value if isinstance(value, str) else to_json(value).decode()
-        return self._answer(connection, opened, actor, words, value, now)
+        return self._answer(opened, words, value)
 
     def approve(
         self, connection: Connection, id: UUID, actor: Actor, *, now: datetime, comment: str = "",
@@ -253,14 +243,12 @@ class Decisions:
         if not opened.spec.is_approval:
             raise Unreadable("this is a question: answer it")
         if digest is not None and digest != opened.row.digest:
-            return self._changed(connection, opened, actor, digest, now)
-        return self._approve(connection, opened, actor, comment, args, grant, now)
+            return self._changed(opened, digest)
+        return self._approve(opened, comment, args, grant)
 
-    def _changed(
-        self, connection: Connection, opened: _Opened, actor: Actor, digest: str, now: datetime
-    ) -> Attempt:
+    def _changed(self, opened: _Opened, digest: str) -> Attempt:
         """They approve what they saw, and that is not the call any more."""
-        self._note(connection, opened, actor, "approve", "refused: changed meanwhile", now, digest=digest)
+        self._note(opened, "approve", "refused: changed meanwhile", digest=digest)
         words = "refused: the arguments have changed since they were seen"
         return Attempt(accepted=False, status=RequestStatus.OPEN, words=words, say=words)
 
@@ -276,14 +264,14 @@ class Decisions:
             raise Unreadable("this is a question: answer it")
         if option is not None and option not in opened.spec.options:
             raise Unreadable("the reason is one of: " + asking.numbered(opened.spec.options))
-        return self._deny(connection, opened, actor, comment, option, now)
+        return self._deny(opened, comment, option)
 
     def comment(self, connection: Connection, id: UUID, actor: Actor, text: str, *, now: datetime) -> Attempt:
         """Put a remark on record."""
         opened = self._open(connection, id, actor, "comment", now, comment=text)
         if isinstance(opened, Attempt):
             return opened
-        self._note(connection, opened, actor, "comment", "noted", now, comment=text)
+        self._note(opened, "comment", "noted", comment=text)
         return Attempt(accepted=True, status=RequestStatus.OPEN, words="noted")
 
     def cancel(
@@ -295,10 +283,7 @@ class Decisions:
             raise _unknown(id)
         if row.status != RequestStatus.OPEN:
             return self._late(connection, row, actor, "cancel", now)
-        audit.append(
-            connection, id, at=now, act="cancel", result="counted", contact=actor.contact, channel=actor.channel,
-            auth=actor.auth, comment=reason or None,
-        )  # fmt: skip
+        _record(connection, id, actor, "cancel", "counted", now, comment=reason or None)
         settled = Settled(
             status=RequestStatus.CANCELLED, at=now, by=actor.contact, reason=reason or "cancelled"
         )
@@ -324,25 +309,20 @@ class Decisions:
         if actor.contact is not None:
             person = store.one_of_contact(connection, actor.contact, id)
         if person is None or not self._desk.allowed(spec, [person.contact]):
-            audit.append(
-                connection, id, at=now, act=act, result="refused: not asked", contact=actor.contact,
-                channel=actor.channel, auth=actor.auth, digest=digest, comment=comment,
-            )  # fmt: skip
+            _record(connection, id, actor, act, "refused: not asked", now, digest=digest, comment=comment)
             words = f"refused: {actor.contact or 'nobody known'} may not decide request {id}"
             say = None if person is None else f"You may not decide about this: {spec.title}"
             return Attempt(accepted=False, status=RequestStatus(row.status), words=words, say=say)
         if row.status != RequestStatus.OPEN:
             return self._late(connection, row, actor, act, now, comment=comment, digest=digest)
-        opened = _Opened(row=row, spec=spec, person=person)
+        opened = _Opened(connection=connection, actor=actor, now=now, row=row, spec=spec, person=person)
         if spec.is_approval and not actor.vouched:
-            return self._unverified(connection, opened, actor, act, now, comment=comment)
+            return self._unverified(opened, act, comment)
         return opened
 
-    def _unverified(
-        self, connection: Connection, opened: _Opened, actor: Actor, act: str, now: datetime, *, comment: str | None
-    ) -> Attempt:  # fmt: skip
+    def _unverified(self, opened: _Opened, act: str, comment: str | None) -> Attempt:
         """Nobody knows who really sent this: it decides nothing, whatever it says and whatever it carries."""
-        self._note(connection, opened, actor, act, "refused: sender not verified", now, comment=comment)
+        self._note(opened, act, "refused: sender not verified", comment=comment)
         link = self._links.page(opened.person.contact, opened.row.id)
         where = f"Please decide on your page: {link}" if link else "Please decide on another channel."
         return Attempt(
@@ -355,10 +335,7 @@ class Decisions:
         self, connection: Connection, row: Any, actor: Actor, act: str, now: datetime, *,
         comment: str | None = None, digest: str | None = None,
     ) -> Attempt:  # fmt: skip
-        audit.append(
-            connection, row.id, at=now, act=act, result=f"late: {row.status}", contact=actor.contact,
-            channel=actor.channel, auth=actor.auth, digest=digest, comment=comment,
-        )  # fmt: skip
+        _record(connection, row.id, actor, act, f"late: {row.status}", now, digest=digest, comment=comment)
         settled = Settled.model_validate_json(row.outcome) if row.outcome else None
         name = self._desk.name(settled.by) if settled is not None and settled.by != actor.contact else None
         if settled is not None and settled.by is not None and settled.by == actor.contact:
@@ -369,31 +346,27 @@ class Decisions:
             say=asking.late_text(spec, row.status, name),
         )  # fmt: skip
 
-    def _answer(
-        self, connection: Connection, opened: _Opened, actor: Actor, text: str, value: Any, now: datetime, *,
-        comment: str = "",
-    ) -> Attempt:  # fmt: skip
+    def _answer(self, opened: _Opened, text: str, value: Any, *, comment: str = "") -> Attempt:
         noted = ": ".join(filter(None, [text, comment]))
-        self._note(connection, opened, actor, "answer", "counted", now, comment=noted)
+        self._note(opened, "answer", "counted", comment=noted)
         settled = Settled(
             status=RequestStatus.ANSWERED,
             text=text,
             value=value,
-            by=actor.contact,
-            channel=actor.channel,
-            at=now,
+            by=opened.actor.contact,
+            channel=opened.actor.channel,
+            at=opened.now,
             comment=comment,
         )
-        self._desk.end(connection, opened.row, opened.spec, settled, now=now)
+        self._end(opened, settled)
         return Attempt(
             accepted=True, status=RequestStatus.ANSWERED, words=f"the answer to request {opened.row.id}"
         )
 
     def _approve(
-        self, connection: Connection, opened: _Opened, actor: Actor, comment: str, args: Mapping[str, Any] | None,
-        grant: Grant | None, now: datetime,
-    ) -> Attempt:  # fmt: skip
-        row, spec = opened.row, opened.spec
+        self, opened: _Opened, comment: str, args: Mapping[str, Any] | None = None, grant: Grant | None = None
+    ) -> Attempt:
+        connection, row, spec = opened.connection, opened.row, opened.spec
         arguments, digest = from_json(row.args or "{}"), row.digest
         edited = False
         if args is not None and dict(args) != arguments:
@@ -402,25 +375,25 @@ class Decisions:
             spec = asking.with_brief(spec, arguments)
             kept = spec.model_dump_json(exclude_defaults=True)
             store.set_args(connection, row.id, kept, to_json(arguments).decode(), digest)
-            self._note(connection, opened, actor, "edit", "counted", now, digest=digest)
-        self._note(connection, opened, actor, "approve", "counted", now, comment=comment, digest=digest)
+            self._note(opened, "edit", "counted", digest=digest)
+        self._note(opened, "approve", "counted", comment=comment, digest=digest)
         if grant is not None:
-            self._grant(connection, opened, actor, grant, arguments, now)
+            self._grant(opened, grant, arguments)
         store.set_vote(connection, row.id, opened.person.contact, digest)
         people = store.recipients_of(connection, row.id)
         approvers = [person.contact for person in people if person.vote == digest]
         if len(approvers) < spec.quorum:
             if edited:
-                self._tell_edit(connection, opened, arguments, now)
+                self._tell_edit(opened, arguments)
             left = spec.quorum - len(approvers)
             words = f"approved by {len(approvers)} of {spec.quorum}; {left} more must approve it"
             return Attempt(accepted=True, status=RequestStatus.OPEN, words=words, say=f"Noted: {words}.")
         settled = Settled(
-            status=RequestStatus.APPROVED, by=actor.contact, channel=actor.channel, at=now, comment=comment,
-            args=arguments, edited=edited or self._was_edited(connection, row.id), approvers=tuple(approvers),
+            status=RequestStatus.APPROVED, by=opened.actor.contact, channel=opened.actor.channel, at=opened.now,
+            comment=comment, args=arguments, edited=edited or self._was_edited(connection, row.id), approvers=tuple(approvers),
             digest=digest,
         )  # fmt: skip
-        self._desk.end(connection, row, spec, settled, now=now)
+        self._desk.end(connection, row, spec, settled, now=opened.now)
         return Attempt(
             accepted=True, status=RequestStatus.APPROVED, words=f"request {row.id} approved",
             say=f"Approved: {spec.title}",
@@ -437,18 +410,16 @@ class Decisions:
     def _was_edited(self, connection: Connection, id: UUID) -> bool:
         return any(line.act == "edit" for line in audit.of_request(connection, id))
 
-    def _tell_edit(
-        self, connection: Connection, opened: _Opened, arguments: dict[str, Any], now: datetime
-    ) -> None:
+    def _tell_edit(self, opened: _Opened, arguments: dict[str, Any]) -> None:
         """Somebody changed the arguments, and others must approve too: ask them about the new ones."""
         name = self._desk.name(opened.person.contact)
-        for person in store.recipients_of(connection, opened.row.id):
+        for person in store.recipients_of(opened.connection, opened.row.id):
             if person.contact != opened.person.contact:
-                self._desk.ask_changed(connection, opened.row, opened.spec, person, arguments, f"Changed by {name}: ", now)  # fmt: skip
+                self._desk.ask_changed(
+                    opened.connection, opened.row, opened.spec, person, arguments, f"Changed by {name}: ", opened.now
+                )  # fmt: skip
 
-    def _grant(
-        self, connection: Connection, opened: _Opened, actor: Actor, grant: Grant, arguments: dict[str, Any], now: datetime
-    ) -> None:  # fmt: skip
+    def _grant(self, opened: _Opened, grant: Grant, arguments: dict[str, Any]) -> None:
         if not 0 < grant.seconds <= 366 * 86400:
             raise Unreadable("a grant is for more than nothing and at most a year")
         try:
@@ -457,35 +428,20 @@ class Decisions:
             raise Unreadable(str(error)) from error
         id = self._world.ids.new_id()
         grants.add(
-            connection, id, action=opened.spec.action or "", origin=self._desk.origin(opened.row),
-            contact=opened.person.contact, limits=to_json(limits).decode(), request_id=opened.row.id, now=now,
-            expires_at=now + timedelta(seconds=grant.seconds),
+            opened.connection, id, action=opened.spec.action or "",
+            origin=self._desk.origin(opened.row), contact=opened.person.contact,
+            limits=to_json(limits).decode(), request_id=opened.row.id, now=opened.now,
+            expires_at=opened.now + timedelta(seconds=grant.seconds),
         )  # fmt: skip
-        self._note(connection, opened, actor, "grant", f"grant {id}", now)
+        self._note(opened, "grant", f"grant {id}")
 
-    def _deny(
-        self,
-        connection: Connection,
-        opened: _Opened,
-        actor: Actor,
-        comment: str,
-        option: str | None,
-        now: datetime,
-    ) -> Attempt:
-        self._note(
-            connection,
-            opened,
-            actor,
-            "deny",
-            "counted",
-            now,
-            comment=": ".join(filter(None, [option, comment])),
-        )
+    def _deny(self, opened: _Opened, comment: str, option: str | None) -> Attempt:
+        self._note(opened, "deny", "counted", comment=": ".join(filter(None, [option, comment])))
         settled = Settled(
-            status=RequestStatus.DENIED, by=actor.contact, channel=actor.channel, at=now, comment=comment, option=option,
-            digest=opened.row.digest,
+            status=RequestStatus.DENIED, by=opened.actor.contact, channel=opened.actor.channel, at=opened.now,
+            comment=comment, option=option, digest=opened.row.digest,
         )  # fmt: skip
-        self._desk.end(connection, opened.row, opened.spec, settled, now=now)
+        self._end(opened, settled)
         return Attempt(
             accepted=True, status=RequestStatus.DENIED, words=f"request {opened.row.id} denied",
             say=f"Denied: {opened.spec.title}",
@@ -494,30 +450,48 @@ class Decisions:
     # ------------------------------------------------------------------ small things
 
     def _note(
-        self, connection: Connection, opened: _Opened, actor: Actor, act: str, result: str, now: datetime, *,
-        comment: str | None = None, digest: str | None = None,
-    ) -> None:  # fmt: skip
-        audit.append(
-            connection, opened.row.id, at=now, act=act, result=result, contact=actor.contact, channel=actor.channel,
-            auth=actor.auth, digest=digest or opened.row.digest, comment=comment or None,
+        self, opened: _Opened, act: str, result: str, *, comment: str | None = None, digest: str | None = None
+    ) -> None:
+        _record(
+            opened.connection, opened.row.id, opened.actor, act, result, opened.now,
+            digest=digest or opened.row.digest, comment=comment or None,
         )  # fmt: skip
 
-    def _with_code(self, connection: Connection, opened: _Opened, text: str) -> str:
-        if not self._has_others(connection, opened):
+    def _keep_draft(self, opened: _Opened, draft: Draft) -> None:
+        store.set_draft(opened.connection, opened.row.id, opened.person.contact, draft.dump())
+
+    def _end(self, opened: _Opened, settled: Settled) -> None:
+        self._desk.end(opened.connection, opened.row, opened.spec, settled, now=opened.now)
+
+    def _with_code(self, opened: _Opened, text: str) -> str:
+        if not self._has_others(opened):
             return text
         return f"{text}\n(Reply {opened.person.code} and your answer.)"
 
-    def _has_others(self, connection: Connection, opened: _Opened) -> bool:
-        return len(store.open_of_contact(connection, opened.person.contact)) > 1
+    def _has_others(self, opened: _Opened) -> bool:
+        return len(store.open_of_contact(opened.connection, opened.person.contact)) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """An open request under its lock, and the person of those asked who acts on it."""
+    """An open request under its lock, with who acts on it and when. person: which of those asked that is."""
 
+    connection: Connection
+    actor: Actor
+    now: datetime
     row: Any
     spec: RequestSpec
     person: Any
+
+
+def _record(
+    connection: Connection, id: UUID, actor: Actor, act: str, result: str, now: datetime, *,
+    digest: str | None = None, comment: str | None = None,
+) -> None:  # fmt: skip
+    audit.append(
+        connection, id, at=now, act=act, result=result, contact=actor.contact, channel=actor.channel, auth=actor.auth,
+        digest=digest, comment=comment,
+    )  # fmt: skip
 
 
 def _in_words(value: Mapping[str, Any]) -> str:
