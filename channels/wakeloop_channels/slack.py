@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -83,12 +83,8 @@ class SlackChannel:
         max_length=kit.TEXT_CHARACTERS,
     )  # fmt: skip
 
-    def __init__(
-        self, settings: SlackSettings, services: ChannelServices, *, now: Callable[[], float] = time.time
-    ) -> None:
-        """now: seconds since 1970, against which the time of a signature is held."""
+    def __init__(self, settings: SlackSettings, services: ChannelServices) -> None:
         self.settings = settings
-        self._now = now
         self._secrets = tuple(secret.get_secret_value().encode() for secret in settings.signing_secrets)
         self._signed = Speakers(responders=settings.responders)
         self._connected = Speakers(responders=settings.responders, via="Slack connection")
@@ -185,7 +181,7 @@ class SlackChannel:
         """Check X-Slack-Signature against every secret, in constant time, and that it is at most five minutes old.
 
         Raises InvalidWebhook: 403 if it is missing, wrong or stale, 413 if the body is too large."""
-        check_signature(request, self._secrets, self._now())
+        check_signature(request, self._secrets, time.time())
 
     def parse(self, request: RawRequest) -> list[Incoming | DeliveryUpdate]:
         """What somebody said, pressed, filled in or commented; nothing for all else.

@@ -13,7 +13,8 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -121,15 +122,8 @@ class WebhookChannel:
         body_limit=MAX_BYTES,
     )
 
-    def __init__(
-        self,
-        settings: WebhookSettings,
-        services: ChannelServices,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, settings: WebhookSettings, services: ChannelServices) -> None:
         self.settings = settings
-        self._now = now
         self._signers = tuple(Webhook(_key(secret)) for secret in settings.secret)
         self._keys = tuple(_key(secret) for secret in settings.secret)
         self._http: ClientSession | None = None
@@ -207,7 +201,7 @@ class WebhookChannel:
             )
         if not re.fullmatch(r"[0-9]{1,12}", at):
             raise InvalidWebhook("webhook-timestamp is no number of seconds since 1970.")
-        if abs(self._now().timestamp() - int(at)) > TOLERANCE_SECONDS:
+        if abs(time.time() - int(at)) > TOLERANCE_SECONDS:
             raise InvalidWebhook(
                 f"webhook-timestamp is more than {TOLERANCE_SECONDS} seconds from now: the request is a replay, or a "
                 "clock is wrong."
@@ -263,7 +257,7 @@ class WebhookChannel:
         if not self._may_call(host):
             raise PermanentChannelError(f"{host} is not called: it is not among channels.webhook.hosts.")
         data = json.dumps(body)
-        at = self._now().astimezone(UTC)
+        at = datetime.now(UTC)
         headers = {
             "content-type": "application/json",
             "user-agent": "wakeloop",

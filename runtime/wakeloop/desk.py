@@ -66,9 +66,9 @@ class Desk:
 
     # ------------------------------------------------------------------ what is due
 
-    def sweep(self, connection: Connection, *, now: datetime, limit: int = BATCH) -> int:
+    def sweep(self, connection: Connection, *, now: datetime) -> int:
         """Do what is due for requests that nobody else has in hand; how many there were."""
-        found = store.look_due(connection, now=now, limit=limit)
+        found = store.look_due(connection, now=now, limit=BATCH)
         if not found:
             return 0
         sessions = {row.session_id for row in found if row.session_id is not None}

@@ -276,20 +276,17 @@ def list_requests(
     return list(connection.execute(statement, {"status": status, "run": run, "most": limit}))
 
 
-@functools.cache
-def _list_schedules(limit: bool) -> sa.Select[Any]:
-    statement = (
-        sa.select(*schedules.columns, sessions.c.key)
-        .join(sessions, sessions.c.id == schedules.c.session_id)
-        .where(schedules.c.nominal.is_not(None))
-        .order_by(schedules.c.nominal, schedules.c.id)
-    )
-    return statement.limit(_MOST) if limit else statement
+_SCHEDULES = (
+    sa.select(*schedules.columns, sessions.c.key)
+    .join(sessions, sessions.c.id == schedules.c.session_id)
+    .where(schedules.c.nominal.is_not(None))
+    .order_by(schedules.c.nominal, schedules.c.id)
+)
 
 
-def list_schedules(connection: Connection, *, limit: int | None = None) -> list[sa.Row[Any]]:
+def list_schedules(connection: Connection) -> list[sa.Row[Any]]:
     """Live schedules with their sessions' keys, soonest first."""
-    return list(connection.execute(_list_schedules(limit is not None), {"most": limit}))
+    return list(connection.execute(_SCHEDULES))
 
 
 _COUNTS = [sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in (runs, messages)]

@@ -48,9 +48,8 @@ class Live:
     While there are streams one task asks the store, for all of them together, once a second and at once when this
     process has changed something itself."""
 
-    def __init__(self, runtime: Runtime, *, most: int = STREAMS_LIMIT) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._most = most
         self._listeners: dict[str, set[_Listener]] = {}
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,7 +71,7 @@ class Live:
     def open(self, contact: str) -> EventSourceResponse | None:
         """A stream for a page of a contact; None if there are too many, or the process is about to end."""
         of_one = len(self._listeners.get(contact, ()))
-        if self._closed or self.streams >= self._most or of_one >= STREAMS_OF_ONE_LIMIT:
+        if self._closed or self.streams >= STREAMS_LIMIT or of_one >= STREAMS_OF_ONE_LIMIT:
             return None
         return EventSourceResponse(
             self._stream(contact), ping=HEARTBEAT_SECONDS, send_timeout=SEND_SECONDS

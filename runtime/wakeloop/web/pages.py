@@ -119,7 +119,7 @@ class _PageDesk:
 
     def _show(
         self, contact: Contact, token: str, *, before: UUID | None = None, notice: tuple[str, str] | None = None,
-        failed: Failed | None = None, unsent: str = "", problem: str = "",
+        failed: Failed | None = None, problem: str = "",
     ) -> Response:  # fmt: skip
         database = self._runtime.database
         with database.read() as connection:
@@ -130,7 +130,7 @@ class _PageDesk:
             "contact": contact, "page": shown, "now": database.now(), "here": self._path(token),
             "csrf_field": CSRF_FIELD, "proof": proof(self._links, "person", contact.id),
             "nonce": secrets.token_urlsafe(12), "notice": notice, "is_old": before is not None,
-            "version": version(shown.standing), "unsent": unsent, "problem": problem, "prefix": FIELD_PREFIX,
+            "version": version(shown.standing), "problem": problem, "prefix": FIELD_PREFIX,
             "comment_limit": COMMENT_LIMIT, "message_limit": MESSAGE_LIMIT, "grant_hours": GRANT_HOURS,
         }  # fmt: skip
         is_wrong = failed is not None or problem
