@@ -95,7 +95,7 @@ _CONFIG: dict[str, Any] = {
     "accept_content": ["json"],
     "task_ignore_result": True,
     # With late acknowledgement a worker of Celery 5.7 exits when Redis goes away during a task, and Redis starts a
-    # task again that takes longer than its visibility timeout. Recovery is the database's: lease and reaper.
+    # task again that takes longer than its visibility timeout. Recovery is the database's, by leases.
     "task_acks_late": False,
     # Cancels late-acknowledging tasks only, of which there are none; set because False warns at each reconnection.
     "worker_cancel_long_running_tasks_on_connection_loss": True,

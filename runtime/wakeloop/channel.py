@@ -26,7 +26,7 @@ there is no message to a person."""
 
 
 class DeliveryStatus(StrEnum):
-    """How far one attempt to get a message through one channel has come. `RANK` orders them: updates only go forward."""
+    """How far one attempt to get a message through one channel has come. A report that comes late takes none of them back."""
 
     PENDING = "pending"
     SENDING = "sending"

@@ -46,7 +46,8 @@ _MUCH = 2 / 3
 """Of its length, what must be left of a lease that a commit leaves as it is; `_keep` extends those of which half is left."""
 
 POLL_SECONDS = 1.0
-"""How often the leases of sessions under way are looked after, and their inboxes."""
+"""The longest that a cycle waits for something to come in; the leases and inboxes of sessions under way are looked after
+twice as often."""
 
 
 class Ticket:
