@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from wakeloop.channel import ChannelServices, Outgoing, RawRequest, Receipt
+from wakeloop.channel import ChannelServices, Outgoing, RawRequest
 from wakeloop.testing.discord import APPLICATION_ID, BOT_TOKEN, DiscordStandIn
 from wakeloop_channels.discord import DiscordChannel
 
@@ -19,7 +17,6 @@ BOB = "1200000000000000043"
 ROOM = "1200000000000000200"
 YES = "0123456789abcdef0123456789abcdef:yes"
 NO = "0123456789abcdef0123456789abcdef:no"
-T = TypeVar("T")
 
 
 def settings(discord: DiscordStandIn, **changes: Any) -> dict[str, Any]:
@@ -44,22 +41,6 @@ def outgoing(
 ) -> Outgoing:
     claimed_at = datetime.now(UTC) - timedelta(seconds=age)
     return Outgoing(key=key, address=to, text=text, claimed_at=claimed_at, **more)
-
-
-def using(discord: DiscordChannel, use: Callable[[DiscordChannel], Awaitable[T]]) -> T:
-    """Run `use` on a loop of its own, and close the channel's connections there."""
-
-    async def run() -> T:
-        try:
-            return await use(discord)
-        finally:
-            await discord.close()
-
-    return asyncio.run(run())
-
-
-def send(discord: DiscordChannel, message: Outgoing) -> Receipt:
-    return using(discord, lambda it: it.send(message))
 
 
 def signed(discord: DiscordStandIn, body: bytes, *, at: float | None = None, **headers: str) -> RawRequest:

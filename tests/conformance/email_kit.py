@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -22,12 +22,12 @@ from email.message import EmailMessage
 from email.policy import default
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
-from wakeloop.channel import ChannelServices, Outgoing, Receipt
+from wakeloop.channel import ChannelServices, Outgoing
 from wakeloop_channels.email import EmailChannel
 
 ALICE = "alice@example.org"
@@ -36,7 +36,6 @@ KEY = "0198f0aa-1111-7222-8333-123456789abc"
 USER, PASSWORD = "agents@example.com", "correct horse"
 REPLY_SECRET = "a secret of the tests"
 CLAIMED_AT = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
-T = TypeVar("T")
 
 # What the server writes down of every command is no concern of the channel's log.
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)
@@ -337,19 +336,3 @@ def channel(server: MailServer | None = None, **changes: Any) -> EmailChannel:
 
 def outgoing(text: str = "What comes first?", to: str = ALICE, **changes: Any) -> Outgoing:
     return Outgoing(**{"key": KEY, "address": to, "text": text, "claimed_at": CLAIMED_AT, **changes})
-
-
-def using(email: EmailChannel, use: Callable[[EmailChannel], Awaitable[T]]) -> T:
-    """Run `use` on a loop of its own, and close the channel's connections there."""
-
-    async def run() -> T:
-        try:
-            return await use(email)
-        finally:
-            await email.close()
-
-    return asyncio.run(run())
-
-
-def send(email: EmailChannel, message: Outgoing) -> Receipt:
-    return using(email, lambda it: it.send(message))

@@ -13,22 +13,22 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from tests.conformance.channel_kit import using
 from tests.conformance.matrix_homeserver import HomeServer
 from tests.http_kit import eventually
 
-from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing, Receipt
+from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing
 from wakeloop_channels.matrix import MatrixChannel
 
 SYNAPSE = os.environ.get("WAKELOOP_SYNAPSE")
-T = TypeVar("T")
 _numbers = itertools.count(1)
 _CONFIG = """
 server_name: localhost
@@ -223,22 +223,6 @@ def outgoing(to: str, text: str = "What comes first?", **more: Any) -> Outgoing:
         **more,
     }
     return Outgoing(**facts)
-
-
-def using(matrix: MatrixChannel, use: Callable[[MatrixChannel], Awaitable[T]]) -> T:
-    """Run `use` on a loop of its own, and close the channel's connections there."""
-
-    async def run() -> T:
-        try:
-            return await use(matrix)
-        finally:
-            await matrix.close()
-
-    return asyncio.run(run())
-
-
-def send(matrix: MatrixChannel, message: Outgoing) -> Receipt:
-    return using(matrix, lambda it: it.send(message))
 
 
 def hear(

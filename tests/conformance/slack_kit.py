@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
+from tests.conformance.channel_kit import send, using
 from tests.conformance.webhook_receiver import Receiver
 
-from wakeloop.channel import Button, ChannelServices, Field, Incoming, Outgoing, RawRequest, Receipt
+from wakeloop.channel import Button, ChannelServices, Field, Incoming, Outgoing, RawRequest
 from wakeloop.testing.slack import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, SlackStandIn, sign
 from wakeloop_channels.slack import SlackChannel
 
@@ -41,7 +40,6 @@ FIELDS = (
     Field(name="size", label="Size", kind="select", choices=(("s", "Small"), ("l", "Large"))),
     Field(name="more.data", label="Data", kind="json", required=False),
 )
-T = TypeVar("T")
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -66,26 +64,6 @@ def outgoing(text: str = "Publish?", to: str = ALICE, *, age: float = 0.0, **mor
 
 def approval(to: str = ALICE, **more: Any) -> Outgoing:
     return outgoing("Publish?", to, kind="approval", buttons=APPROVAL, **more)
-
-
-def using(slack: SlackChannel, use: Callable[[SlackChannel], Awaitable[T]]) -> T:
-    """Run `use` on a loop of its own, and close the channel's connections there."""
-
-    async def run() -> T:
-        try:
-            return await use(slack)
-        finally:
-            await slack.close()
-
-    return asyncio.run(run())
-
-
-def send(slack: SlackChannel, message: Outgoing) -> Receipt:
-    return using(slack, lambda it: it.send(message))
-
-
-def find_sent(slack: SlackChannel, message: Outgoing, *known: str) -> Receipt | None:
-    return using(slack, lambda it: it.find_sent(message, frozenset(known)))
 
 
 def signed(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing, RawRequest, Receipt
+from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing, RawRequest
 from wakeloop.testing.telegram import BOT_TOKEN, SECRET_TOKEN
 from wakeloop_channels.telegram import TelegramChannel
 
@@ -20,7 +20,6 @@ GROUP = -1001234567890
 BOB = 2222222
 YES = "0123456789abcdef0123456789abcdef:yes"
 NO = "0123456789abcdef0123456789abcdef:no"
-T = TypeVar("T")
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -34,22 +33,6 @@ def channel(*, webhook_url: str | None = None, **changes: Any) -> TelegramChanne
 
 def outgoing(text: str = "What comes first?", to: int = ALICE, **more: Any) -> Outgoing:
     return Outgoing(key="d1", address=str(to), text=text, claimed_at=datetime.now(UTC), **more)
-
-
-def using(telegram: TelegramChannel, use: Callable[[TelegramChannel], Awaitable[T]]) -> T:
-    """Run `use` on a loop of its own, and close the channel's connections there."""
-
-    async def run() -> T:
-        try:
-            return await use(telegram)
-        finally:
-            await telegram.close()
-
-    return asyncio.run(run())
-
-
-def send(telegram: TelegramChannel, message: Outgoing) -> Receipt:
-    return using(telegram, lambda it: it.send(message))
 
 
 def posted(body: bytes, *, secret: str | None = SECRET_TOKEN, **headers: str) -> RawRequest:

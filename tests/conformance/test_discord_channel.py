@@ -6,18 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.conformance.discord_kit import (
-    ALICE,
-    BOB,
-    NO,
-    PUBLIC_URL,
-    ROOM,
-    YES,
-    channel,
-    outgoing,
-    send,
-    using,
-)
+from tests.conformance.channel_kit import send, using
+from tests.conformance.discord_kit import ALICE, BOB, NO, PUBLIC_URL, ROOM, YES, channel, outgoing
 
 from wakeloop.channel import Amending, Button, Channel, Checking, Guiding, Sent
 from wakeloop.errors import ChannelError, ConfigurationError, PermanentChannelError, TemporaryChannelError

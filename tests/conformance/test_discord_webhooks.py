@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conformance.channel_kit import send
 from tests.conformance.discord_kit import (
     ALICE,
     BOB,
@@ -22,7 +23,6 @@ from tests.conformance.discord_kit import (
     channel,
     outgoing,
     payload,
-    send,
     signed,
 )
 from tests.conformance.webhook_receiver import Receiver

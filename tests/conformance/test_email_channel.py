@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conformance.channel_kit import send, using
 from tests.conformance.email_kit import (
     AGENTS,
     ALICE,
@@ -23,8 +24,6 @@ from tests.conformance.email_kit import (
     ca_file,
     channel,
     outgoing,
-    send,
-    using,
 )
 
 from wakeloop.channel import Channel, Checking, DeliveryStatus, Guiding, Outgoing, Receipt

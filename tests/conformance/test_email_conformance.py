@@ -7,7 +7,8 @@ from email.message import EmailMessage
 from email.policy import SMTP
 
 import pytest
-from tests.conformance.email_kit import ALICE, REPLY_SECRET, MailServer, channel, outgoing, send
+from tests.conformance.channel_kit import send
+from tests.conformance.email_kit import ALICE, REPLY_SECRET, MailServer, channel, outgoing
 from tests.conformance.email_provider import RAW_SECRET, MailProvider, posted, reply_to
 
 from wakeloop.channel import Incoming

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from tests.conformance.email_kit import ALICE, KEY, MailServer, Taken, channel, outgoing, using
+from tests.conformance.channel_kit import using
+from tests.conformance.email_kit import ALICE, KEY, MailServer, Taken, channel, outgoing
 from tests.conformance.email_provider import MailProvider
 from tests.conformance.imap_server import PASSWORD, USER, ImapServer
 

@@ -9,7 +9,8 @@ import base64
 from collections.abc import Iterator
 
 import pytest
-from tests.conformance.matrix_kit import Ear, Person, channel, hear, homeserver, outgoing, person, send, using
+from tests.conformance.channel_kit import send, using
+from tests.conformance.matrix_kit import Ear, Person, channel, hear, homeserver, outgoing, person
 
 from wakeloop.channel import Button, DeliveryStatus, DeliveryUpdate, Sent
 from wakeloop.errors import PermanentChannelError

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.conformance.channel_kit import send, using
 from tests.conformance.matrix_homeserver import HomeServer
-from tests.conformance.matrix_kit import Ear, Person, channel, hear, outgoing, person, send, using
+from tests.conformance.matrix_kit import Ear, Person, channel, hear, outgoing, person
 from tests.http_kit import HANG_UP, Reply, json_reply
 
 from wakeloop.channel import (

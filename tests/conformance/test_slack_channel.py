@@ -14,6 +14,7 @@ import pytest
 from aiohttp import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.conformance.channel_kit import find_sent, send, using
 from tests.conformance.slack_kit import (
     ALICE,
     APPROVAL,
@@ -25,10 +26,7 @@ from tests.conformance.slack_kit import (
     URL,
     approval,
     channel,
-    find_sent,
     outgoing,
-    send,
-    using,
 )
 
 from wakeloop.channel import (

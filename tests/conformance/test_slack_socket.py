@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from tests.conformance.slack_kit import ALICE, BOB, REQUEST, TEAM, approval, channel, listening, send
+from tests.conformance.channel_kit import send
+from tests.conformance.slack_kit import ALICE, BOB, REQUEST, TEAM, approval, channel, listening
 
 from wakeloop.channel import DeliveryUpdate, Incoming
 from wakeloop.errors import ChannelError, PermanentChannelError, TemporaryChannelError

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.conformance.channel_kit import using
 from tests.conformance.slack_kit import (
     ALICE,
     BOB,
@@ -31,7 +32,6 @@ from tests.conformance.slack_kit import (
     request,
     said,
     signed,
-    using,
 )
 
 from wakeloop.channel import Button, Field, RawRequest

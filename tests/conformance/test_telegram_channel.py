@@ -9,19 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.conformance.telegram_kit import (
-    ALICE,
-    BOT,
-    GROUP,
-    NO,
-    PUBLIC_URL,
-    YES,
-    Taking,
-    channel,
-    outgoing,
-    send,
-    using,
-)
+from tests.conformance.channel_kit import send, using
+from tests.conformance.telegram_kit import ALICE, BOT, GROUP, NO, PUBLIC_URL, YES, Taking, channel, outgoing
 
 from wakeloop.channel import Amending, Button, Channel, Checking, Fetching, Guiding, Incoming, Listening, Sent
 from wakeloop.errors import ChannelError, ConfigurationError, PermanentChannelError, TemporaryChannelError

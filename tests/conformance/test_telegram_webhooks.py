@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conformance.channel_kit import send, using
 from tests.conformance.telegram_kit import (
     ALICE,
     BOB,
@@ -24,8 +25,6 @@ from tests.conformance.telegram_kit import (
     outgoing,
     payload,
     posted,
-    send,
-    using,
 )
 from tests.conformance.webhook_receiver import Receiver
 

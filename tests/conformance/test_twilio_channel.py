@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError
-from tests.conformance.twilio_kit import ALICE, PUBLIC_URL, SERVICE, channel, find_sent, outgoing, send, using
+from tests.conformance.channel_kit import find_sent, send, using
+from tests.conformance.twilio_kit import ALICE, PUBLIC_URL, SERVICE, channel, outgoing
 from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Channel, DeliveryStatus, Receipt

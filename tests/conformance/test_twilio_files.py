@@ -8,17 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.conformance.twilio_kit import (
-    ALICE,
-    PUBLIC_URL,
-    SERVICE,
-    channel,
-    find_sent,
-    outgoing,
-    payload,
-    send,
-    using,
-)
+from tests.conformance.channel_kit import find_sent, send, using
+from tests.conformance.twilio_kit import ALICE, PUBLIC_URL, SERVICE, channel, outgoing, payload
 from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Checking, Fetching, Guiding, Incoming

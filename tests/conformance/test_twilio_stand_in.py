@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.conformance.twilio_kit import ALICE, SID, call, channel, outgoing, send
+from tests.conformance.channel_kit import send
+from tests.conformance.twilio_kit import ALICE, SID, call, channel, outgoing
 from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Incoming

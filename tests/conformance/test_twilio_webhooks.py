@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlencode
 
 import pytest
+from tests.conformance.channel_kit import send
 from tests.conformance.twilio_kit import (
     ALICE,
     FORM,
@@ -17,7 +18,6 @@ from tests.conformance.twilio_kit import (
     form,
     outgoing,
     payload,
-    send,
     signed,
 )
 from tests.conformance.webhook_receiver import Receiver

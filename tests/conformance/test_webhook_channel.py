@@ -12,17 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 from standardwebhooks import Webhook
-from tests.conformance.webhook_kit import (
-    ADDRESS,
-    OTHER,
-    PUBLIC_URL,
-    SECRET,
-    ChatSystem,
-    channel,
-    outgoing,
-    send,
-    using,
-)
+from tests.conformance.channel_kit import send, using
+from tests.conformance.webhook_kit import ADDRESS, OTHER, PUBLIC_URL, SECRET, ChatSystem, channel, outgoing
 from tests.http_kit import HANG_UP, Reply, json_reply
 
 from wakeloop.channel import Amending, Button, Channel, DeliveryStatus, Field, Guiding, Sent

@@ -10,18 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError
-from tests.conformance.twilio_kit import (
-    ALICE,
-    PUBLIC_URL,
-    SERVICE,
-    call,
-    find_sent,
-    form,
-    outgoing,
-    payload,
-    send,
-    settings,
-)
+from tests.conformance.channel_kit import find_sent, send
+from tests.conformance.twilio_kit import ALICE, PUBLIC_URL, SERVICE, call, form, outgoing, payload, settings
 from tests.conformance.webhook_receiver import Receiver
 
 from wakeloop.channel import Channel, ChannelServices, DeliveryStatus, DeliveryUpdate, Incoming, Outgoing

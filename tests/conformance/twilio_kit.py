@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlencode
 from urllib.request import Request, urlopen
 
-from wakeloop.channel import ChannelServices, Outgoing, RawRequest, Receipt
+from wakeloop.channel import ChannelServices, Outgoing, RawRequest
 from wakeloop.testing.twilio import ACCOUNT_SID, AUTH_TOKEN, NUMBER, TwilioStandIn, sign
 from wakeloop_channels.twilio import TwilioChannel
 
@@ -23,7 +21,6 @@ PUBLIC_URL = "https://agents.example.com/hooks/sms?tenant=b&account=a%20c"
 ALICE = "+15555550100"
 SERVICE = "MG" + "0123456789abcdef" * 2
 SID = "SM" + "0" * 31
-T = TypeVar("T")
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -38,26 +35,6 @@ def channel(*, webhook_url: str | None = None, **changes: Any) -> TwilioChannel:
 def outgoing(text: str = "What comes first?", to: str = ALICE, *, age: float = 0.0) -> Outgoing:
     claimed_at = datetime.now(UTC) - timedelta(seconds=age)
     return Outgoing(key="d1", address=to, text=text, claimed_at=claimed_at)
-
-
-def using(sms: TwilioChannel, use: Callable[[TwilioChannel], Awaitable[T]]) -> T:
-    """Run `use` on a loop of its own, and close the channel's connections there."""
-
-    async def run() -> T:
-        try:
-            return await use(sms)
-        finally:
-            await sms.close()
-
-    return asyncio.run(run())
-
-
-def send(sms: TwilioChannel, message: Outgoing) -> Receipt:
-    return using(sms, lambda it: it.send(message))
-
-
-def find_sent(sms: TwilioChannel, message: Outgoing, *known: str) -> Receipt | None:
-    return using(sms, lambda it: it.find_sent(message, frozenset(known)))
 
 
 def signed(

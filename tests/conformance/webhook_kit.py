@@ -5,18 +5,17 @@ Both are written with Standard Webhooks' own library, against which ours is held
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
 from tests.http_kit import Peer, Reply, json_reply
 
-from wakeloop.channel import ChannelServices, Outgoing, RawRequest, Receipt
+from wakeloop.channel import ChannelServices, Outgoing, RawRequest
 from wakeloop.testing.stand_in import Asked
 from wakeloop_channels.webhook import WebhookChannel
 
@@ -25,7 +24,6 @@ SECRET = "whsec_" + base64.b64encode(b"the first secret of the tests").decode()
 OTHER = "whsec_" + base64.b64encode(b"another secret of the tests!!").decode()
 PUBLIC_URL = "https://agents.example.com/webhooks/webhook"
 ADDRESS = "https://chat.example.com/wakeloop/alice"
-T = TypeVar("T")
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -39,22 +37,6 @@ def channel(**changes: Any) -> WebhookChannel:
 
 def outgoing(text: str = "What comes first?", to: str = ADDRESS, **more: Any) -> Outgoing:
     return Outgoing(**{"key": "d1", "address": to, "text": text, "claimed_at": datetime.now(UTC), **more})
-
-
-def using(hook: WebhookChannel, use: Callable[[WebhookChannel], Awaitable[T]]) -> T:
-    """Run `use` on a loop of its own, and close the channel's connections there."""
-
-    async def run() -> T:
-        try:
-            return await use(hook)
-        finally:
-            await hook.close()
-
-    return asyncio.run(run())
-
-
-def send(hook: WebhookChannel, message: Outgoing) -> Receipt:
-    return using(hook, lambda it: it.send(message))
 
 
 def signed(
