@@ -22,6 +22,7 @@ from wakeloop.steps import Step, current_run, is_on_its_loop, step
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Gated = TypeVar("Gated", bound=Callable[..., Any])
 log = get_logger(__name__)
 
 
@@ -383,10 +384,16 @@ def require_approval(
             of_call, rest = gate.for_call(args)
             return await run.run_gated(of_call, rest, kwargs)
 
-        gated.__gate__ = gate  # type: ignore[attr-defined]
-        if not hasattr(gate.function, "__name__"):  # a partial, or an object that is called
-            gated.__name__ = gated.__qualname__ = name_of(gate.function)
-            gated.__annotations__ = {}
-        return gated
+        return finish(gated, gate)
 
     return decorate
+
+
+def finish(gated: Gated, gate: Gate) -> Gated:
+    """Mark a wrapper as a gate's, so that a second one above it is refused."""
+    marked: Any = gated
+    marked.__gate__ = gate
+    if not hasattr(gate.function, "__name__"):  # a partial, or an object that is called
+        marked.__name__ = marked.__qualname__ = gate.arguments.function
+        marked.__annotations__ = {}
+    return gated

@@ -17,13 +17,13 @@ from pydantic import BaseModel
 
 from wakeloop.answers import Answer
 from wakeloop.client.calling import Caller
-from wakeloop.client.gating import KeyOf, finish, gate_of, is_async, key_for
+from wakeloop.client.gating import KeyOf, gate_of, is_async, key_for
 from wakeloop.client.http import call_options, connection_options, lost, reply_of
 from wakeloop.client.plans import Id, Names, Plans, Span, seconds
 from wakeloop.client.tools import AnyHumanTool, HumanTool, tool_shape
 from wakeloop.client.wire import Lost, Pause, Plan, Reply, Request, Run, Send, Session, api_url
 from wakeloop.errors import ConfigurationError
-from wakeloop.gates import Approval, ApprovalDecorator
+from wakeloop.gates import Approval, ApprovalDecorator, finish
 from wakeloop.people import Card
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class AsyncClient:
                 call = await self._run(self._plans.gated(gate, id, args, kwargs, key_for))
                 return await (call() if awaits else anyio.to_thread.run_sync(call))
 
-            return cast("Callable[..., Any]", finish(gated, gate))
+            return finish(gated, gate)
 
         return cast("ApprovalDecorator", decorate)
 

@@ -50,12 +50,3 @@ def is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004
     )
-
-
-def finish(gated: Any, gate: Gate) -> Any:
-    """Mark a wrapper as a gate's, so that a second one above it is refused."""
-    gated.__gate__ = gate
-    if not hasattr(gate.function, "__name__"):  # a partial, or an object that is called
-        gated.__name__ = gated.__qualname__ = gate.arguments.function
-        gated.__annotations__ = {}
-    return gated

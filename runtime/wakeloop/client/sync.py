@@ -15,13 +15,13 @@ from pydantic import BaseModel
 
 from wakeloop.answers import Answer
 from wakeloop.client.calling import Caller
-from wakeloop.client.gating import KeyOf, finish, gate_of, is_async, key_for
+from wakeloop.client.gating import KeyOf, gate_of, is_async, key_for
 from wakeloop.client.http import call_options, connection_options, lost, reply_of
 from wakeloop.client.plans import Id, Names, Plans, Span, seconds
 from wakeloop.client.tools import AnyHumanTool, HumanTool, tool_shape
 from wakeloop.client.wire import Lost, Pause, Plan, Reply, Request, Run, Send, Session, api_url
 from wakeloop.errors import ConfigurationError
-from wakeloop.gates import Approval
+from wakeloop.gates import Approval, finish
 from wakeloop.people import Card
 
 P = ParamSpec("P")
@@ -178,7 +178,7 @@ class Client:
                 call = self._run(self._plans.gated(gate, id, args, kwargs, key_for))
                 return call()
 
-            return finish(gated, gate)  # type: ignore[no-any-return]
+            return finish(gated, gate)
 
         return decorate
 
