@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -91,6 +92,19 @@ class Rig:
         """Let it be so long before the instant, and sweep."""
         self.move(self.instant - before)
         return self.timers.sweep()
+
+    def sweep_together(self, before: timedelta) -> list[int]:
+        """Let it be so long before the instant, and four threads sweep, then one more; the sessions that they handed over."""
+        self.move(self.instant - before)
+        found: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: found.extend(self.timers.sweep().sessions)) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [*found, *self.timers.sweep().sessions]
 
     def outlive_a_worker(self) -> tuple[int, int]:
         """Let a worker take up what a sweep hands over ahead, and die; then let the executor do what is due once its leases

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -150,13 +149,6 @@ def test_what_is_in_hand_is_no_crowd(rig: Rig) -> None:
 def test_many_threads_sweep_and_each_session_is_handed_over_once(rig: Rig) -> None:
     """Workers look ahead beside each other."""
     lull(rig, MANY)
-    rig.move(rig.instant - timedelta(seconds=2))
-    found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.extend(rig.timers.sweep().sessions)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found.extend(rig.timers.sweep().sessions)
+    found = rig.sweep_together(timedelta(seconds=2))
 
     assert len(found) == len(set(found)) == MANY

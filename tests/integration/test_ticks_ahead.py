@@ -196,14 +196,7 @@ def test_the_rest_of_a_crowd_goes_with_it(rig: Rig, monkeypatch: pytest.MonkeyPa
 def test_many_threads_sweep_and_each_occurrence_is_queued_once(rig: Rig) -> None:
     """Workers queue ahead beside each other."""
     schedule(rig, MANY)
-    rig.move(rig.instant - timedelta(seconds=2))
-    found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.extend(rig.timers.sweep().sessions)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found.extend(rig.timers.sweep().sessions)
+    found = rig.sweep_together(timedelta(seconds=2))
 
     assert len(found) == len(set(found)) == MANY
     assert len({row.key for row in of_ticks(rig)}) == len(of_ticks(rig)) == MANY
