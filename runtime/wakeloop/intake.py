@@ -36,7 +36,7 @@ from wakeloop.gathering import Gathering
 from wakeloop.logs import get_logger, tell
 from wakeloop.outbox import Outbox
 from wakeloop.plain import REPEATED, Plain, Round, Routed, is_plain, rounds
-from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing, storable
+from wakeloop.routing import SENDERS_ADDRESS, SIGNED_BY_PROVIDER, Arrived, Routing, cleaned
 from wakeloop.store import files, inbox, outbox, queries, received
 from wakeloop.store.database import Database, is_outage
 from wakeloop.store.records import Emitted, NewRun, Post
@@ -431,7 +431,7 @@ def _amends(channel: Channel) -> bool:
 
 def _file_name(file: File) -> str:
     """What a file is called, without folders and what is not to be seen; never empty."""
-    last = re.split(r"[/\\]", storable(file.name))[-1]
+    last = re.split(r"[/\\]", cleaned(file.name))[-1]
     return "".join(one for one in last if one.isprintable()).strip(". ")[:NAME_LIMIT] or "file"
 
 

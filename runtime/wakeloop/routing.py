@@ -39,7 +39,7 @@ _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 _FIRST = re.compile(r"^\W*((?:[A-Za-z]\d){1,6})\b[\s:,;.)\-]*(.*)$", re.DOTALL)
 _LAST = re.compile(r"^(.*?)[\s:,;.(\-]+((?:[A-Za-z]\d){1,6})\W*$", re.DOTALL)
 _PRESS = re.compile(r"([0-9a-f]{32}):([^@]+)(?:@([0-9a-f]+))?", re.DOTALL)
-"""What the button of a form stands for, behind the request's id."""
+"""What comes back of a button: the request, what it stands for, and the call that its message showed, if it is one."""
 AUTOMATIC = "[automatic reply] "
 """What a machine's words begin with in a conversation."""
 _ADDRESSED = re.compile(r"[:,\s]+(.+)$", re.DOTALL)
@@ -73,17 +73,17 @@ class Arrived:
     @property
     def text(self) -> str:
         """What it says, without what no database keeps."""
-        return storable(self.incoming.text).strip()
+        return cleaned(self.incoming.text).strip()
 
     @property
     def subject(self) -> str | None:
         """Its subject, likewise, in a line."""
-        return " ".join(storable(self.incoming.subject or "").split()) or None
+        return " ".join(cleaned(self.incoming.subject or "").split()) or None
 
     @property
     def values(self) -> dict[str, str]:
         """What was filled in, likewise."""
-        return {storable(name): storable(value) for name, value in (self.incoming.values or {}).items()}
+        return {cleaned(name): cleaned(value) for name, value in (self.incoming.values or {}).items()}
 
     def event(self, contact: str, text: str) -> Message:
         """The event that it is for a session."""
@@ -99,7 +99,7 @@ class Arrived:
         return None if found is None else (UUID(found[1]), found[2], found[3])
 
 
-def storable(text: str) -> str:
+def cleaned(text: str) -> str:
     """A text without what no database keeps."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
@@ -267,7 +267,7 @@ class Routing:
         if word == SUBMIT:
             return "\n".join(f"{name}: {value}" for name, value in message.values.items())
         labels = () if asked is None else choices(RequestSpec.model_validate_json(asked.spec))
-        return next((label for label, stands_for, _ in labels if stands_for == word), storable(word))
+        return next((label for label, stands_for, _ in labels if stands_for == word), cleaned(word))
 
     def _attempt(self, message: Arrived, contact: str, id: UUID, text: str, locked: Any) -> Attempt:
         """Have a word judged: a filled in form, a pressed button with what was said besides, or a text."""
