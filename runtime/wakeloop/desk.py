@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -40,6 +41,7 @@ SUBMIT = "submit"
 """What the button stands for that sends a filled in form back."""
 SEEN_DIGITS = 16
 """So many digits of a call's digest go with a yes to it: a button's value has 64 bytes."""
+_PRESSED = re.compile(r"([0-9a-f]{32}):([^@]+)(?:@([0-9a-f]+))?", re.DOTALL)
 
 
 def pressed_value(id: UUID, word: str, digest: str | None) -> str:
@@ -47,6 +49,13 @@ def pressed_value(id: UUID, word: str, digest: str | None) -> str:
     approves no other, such as one that somebody has changed since."""
     seen = f"@{digest.removeprefix(DIGEST_PREFIX)[:SEEN_DIGITS]}" if digest and word == "yes" else ""
     return f"{id.hex}:{word}{seen}"
+
+
+def read_pressed(value: str) -> tuple[UUID, str, str | None] | None:
+    """The request of what a button sent back, the word that it stands for, and how the digest begins of the call that its
+    message showed, if it named one; None if it is no button's of ours."""
+    found = _PRESSED.fullmatch(value)
+    return None if found is None else (UUID(found[1]), found[2], found[3])
 
 
 class Desk:

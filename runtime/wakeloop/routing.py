@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from wakeloop.asking import RequestSpec, choices
 from wakeloop.channel import Incoming
 from wakeloop.decisions import Actor, Attempt, Decisions
-from wakeloop.desk import SUBMIT
+from wakeloop.desk import SUBMIT, read_pressed
 from wakeloop.errors import NotFound
 from wakeloop.events import Attachment, Message, dump_event
 from wakeloop.links import InvalidLink, Links
@@ -38,8 +38,6 @@ _ATTACHMENTS = TypeAdapter(tuple[Attachment, ...])
 # A code stands first or last; longer ones are made when the short ones have run out.
 _FIRST = re.compile(r"^\W*((?:[A-Za-z]\d){1,6})\b[\s:,;.)\-]*(.*)$", re.DOTALL)
 _LAST = re.compile(r"^(.*?)[\s:,;.(\-]+((?:[A-Za-z]\d){1,6})\W*$", re.DOTALL)
-_PRESS = re.compile(r"([0-9a-f]{32}):([^@]+)(?:@([0-9a-f]+))?", re.DOTALL)
-"""What comes back of a button: the request, what it stands for, and the call that its message showed, if it is one."""
 AUTOMATIC = "[automatic reply] "
 """What a machine's words begin with in a conversation."""
 _ADDRESSED = re.compile(r"[:,\s]+(.+)$", re.DOTALL)
@@ -95,8 +93,7 @@ class Arrived:
     @property
     def pressed(self) -> tuple[UUID, str, str | None] | None:
         """The request whose button was pressed, what that stands for, and the call that its message showed, if it is one."""
-        found = _PRESS.fullmatch(self.incoming.pressed or "")
-        return None if found is None else (UUID(found[1]), found[2], found[3])
+        return read_pressed(self.incoming.pressed or "")
 
 
 def cleaned(text: str) -> str:
