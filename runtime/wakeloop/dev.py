@@ -157,7 +157,7 @@ def _give_up_after(seconds: float, console: Console) -> None:
 def _banner(runtime: Runtime, url: str) -> Text:
     """What runs here, and how to stop it."""
     settings, people = runtime.settings, runtime.world.people
-    public = (settings.public_url or "").rstrip("/")
+    public = settings.public_url or ""
     embedded = settings.broker_url.startswith("embedded:")
     names = runtime.world.registry.names
     blocks: dict[str, list[Text]] = {

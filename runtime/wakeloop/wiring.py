@@ -440,7 +440,7 @@ def load_channel(settings: Settings, name: str) -> Channel:
 
 def webhook_url(settings: Settings, name: str) -> str | None:
     """Where a channel's provider calls; None without a public address."""
-    return f"{settings.public_url.rstrip('/')}/webhooks/{name}" if settings.public_url else None
+    return f"{settings.public_url}/webhooks/{name}" if settings.public_url else None
 
 
 def _missing(point: EntryPoint, error: ImportError) -> ConfigurationError:

@@ -24,7 +24,7 @@ class Pages:
     """The templates, with what each of them needs: where things are, and how times are written."""
 
     def __init__(self, settings: Settings) -> None:
-        self.root = urlsplit(settings.public_url or "").path.rstrip("/")
+        self.root = urlsplit(settings.public_url or "").path
         self._environment = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
