@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from tests.servers import until
 
 from wakeloop.decisions import Actor
 from wakeloop.settings import load_settings
@@ -16,8 +17,6 @@ from wakeloop.views import RequestView
 from wakeloop.web.app import make_app
 from wakeloop.web.server import WebServer, listen, url_of
 from wakeloop.wiring import Runtime
-
-PATIENCE_SECONDS = 20.0
 
 CONTACTS = {
     "alice": {"console": "alice", "name": "Alice", "description": "Knows the customers"},
@@ -102,15 +101,6 @@ class Site:
 def person(contact: str) -> Actor:
     """Somebody on a page of theirs."""
     return Actor(contact=contact, channel="page", auth="test")
-
-
-def until(look: Callable[[], Any]) -> Any:
-    """What is there as soon as it is there."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-    return found
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,11 +63,3 @@ class Peer:
         if isinstance(fault, float | int):
             self._stopping.wait(fault)
         return None if reply.hang_up or (isinstance(fault, Reply) and fault.hang_up) else reply
-
-
-def eventually(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
-    """Wait until it is so; AssertionError if it never is."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)

@@ -22,10 +22,10 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, ClassVar, Self
+from typing import IO, Any, ClassVar, Self, TypeVar
 
 import psycopg
 import redis
@@ -33,6 +33,8 @@ import redis
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.02
+
+T = TypeVar("T")
 
 
 class ServerError(Exception):
@@ -386,6 +388,14 @@ def poll(seconds: float) -> Iterator[None]:
     while time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         yield
+
+
+def until(look: Callable[[], T], what: str = "it did not come about", *, seconds: float = 30) -> T:
+    """What `look` gives, once it gives something. Raises AssertionError after so many seconds."""
+    for _ in poll(seconds):
+        if found := look():
+            return found
+    raise AssertionError(f"in vain for {seconds:g} s: {what}")
 
 
 def free_port() -> int:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -14,28 +14,18 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import parseaddr
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tests.acceptance.plant import Plant, make_plant
 from tests.conformance.email_kit import MailServer
 from tests.conformance.imap_server import PASSWORD, USER, ImapServer
-from tests.servers import Postgres, Redis, poll
+from tests.servers import Postgres, Redis, until
 
 from wakeloop.testing.slack import BOT_TOKEN, SIGNING_SECRET, SlackStandIn
 from wakeloop.threads import plain_subject
 
 AGENTS = "agents@example.com"
 REPLY_SECRET = "a secret of the acceptance tests"
-T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T | None], what: str, *, seconds: float = 30) -> T:
-    """What `look` gives, once it gives something. Raises AssertionError after so many seconds."""
-    for _ in poll(seconds):
-        found = look()
-        if found:
-            return found
-    raise AssertionError(f"after {seconds} s: {what}")
 
 
 # ---------------------------------------------------------------------- mail
@@ -110,7 +100,7 @@ class MailProgram:
                     return self.received[place]
             return None
 
-        return eventually(look, f"{self.address} was not told {containing!r}", seconds=seconds)
+        return until(look, f"{self.address} was not told {containing!r}", seconds=seconds)
 
     def write(self, subject: str, text: str, *, dmarc: str = "pass") -> EmailMessage:
         """Write to the agents."""

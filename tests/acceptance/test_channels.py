@@ -12,8 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.acceptance.channels_kit import MailProgram, Office, eventually, ids_of, open_office, plain_text
-from tests.servers import Postgres, Program, Redis
+from tests.acceptance.channels_kit import MailProgram, Office, ids_of, open_office, plain_text
+from tests.servers import Postgres, Program, Redis, until
 
 from wakeloop.store import queries
 from wakeloop.testing.slack import StandInMessage
@@ -85,7 +85,7 @@ def run_of(office: Office, id: str) -> RunView:
             view = run_view(queries.find_run(connection, UUID(id)), None)
         return view if view.status not in ("queued", "running", "waiting") else None
 
-    return eventually(look, f"run {id} is not over")
+    return until(look, f"run {id} is not over")
 
 
 def request_of(
@@ -98,7 +98,7 @@ def request_of(
         fitting = [one for one in found if label is None or label in (one.args or {}).values()]
         return fitting[0] if len(fitting) == 1 else None
 
-    return eventually(look, f"{contact} has no such request that is {status}")
+    return until(look, f"{contact} has no such request that is {status}")
 
 
 def audit_of(office: Office, request: RequestView) -> list[AuditLine]:
@@ -108,7 +108,7 @@ def audit_of(office: Office, request: RequestView) -> list[AuditLine]:
 def in_slack(office: Office, to: str, containing: str) -> StandInMessage:
     """A message in Slack with these words, once it is there."""
     channel = office.slack.workspace.direct(to) if to.startswith("U") else to
-    return eventually(
+    return until(
         lambda: next(
             (one for one in office.slack.messages if one.channel == channel and containing in one.shown), None
         ),
@@ -185,7 +185,7 @@ def test_a_request_that_nobody_answers_by_mail_is_decided_in_slack_by_who_may(of
 
     assert (note.channel, note.user) == (NEWSROOM, EVE)
     assert office.plant.effects_of("released") == Counter({"released 2.0": 1})
-    eventually(lambda: not asked.labels, "the buttons are still there")
+    until(lambda: not asked.labels, "the buttons are still there")
     assert "Approved by newsroom" in asked.shown
     lines = audit_of(office, request)
     assert [(line.act, line.contact, line.channel) for line in lines if line.result == "counted"] == [
@@ -204,9 +204,7 @@ def test_a_question_whose_text_cannot_be_delivered_is_answered_by_mail(office: O
     dora = office.program("dora@example.org")
     run = office.plant.start("curious", "dora")
     [text] = office.plant.twilio.wait_for(1, to=DORAS_PHONE)
-    eventually(
-        lambda: [one for one in _deliveries(office, "dora") if one.provider_id == text.sid], "not recorded"
-    )
+    until(lambda: [one for one in _deliveries(office, "dora") if one.provider_id == text.sid], "not recorded")
 
     assert office.plant.twilio.post_status(text.sid, "undelivered", 30005).status in (200, 204)
     mail = dora.next_mail("Which colour?")
@@ -260,10 +258,10 @@ def test_one_person_who_answers_on_two_channels_at_once_has_decided_once(office:
             channel
         }
         if channel == "slack":
-            eventually(lambda label=label: [text for text in texts_to(office, ERINS_PHONE) if "is closed: it was approved by you" in text and label in text], "not told by SMS")  # fmt: skip
+            until(lambda label=label: [text for text in texts_to(office, ERINS_PHONE) if "is closed: it was approved by you" in text and label in text], "not told by SMS")  # fmt: skip
         else:
             in_slack(office, ERIN, f"is closed: it was denied by you: “May I transfer? (label '{label}')”")
-        eventually(lambda asked=asked: not asked.labels, "the buttons are still there")
+        until(lambda asked=asked: not asked.labels, "the buttons are still there")
 
     assert office.plant.effects_of("transferred") == Counter(
         {

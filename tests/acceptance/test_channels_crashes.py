@@ -15,10 +15,10 @@ from urllib.request import Request, urlopen
 from uuid import UUID
 
 import pytest
-from tests.acceptance.channels_kit import SETTINGS, Office, eventually, open_office
+from tests.acceptance.channels_kit import SETTINGS, Office, open_office
 from tests.acceptance.plant import Plant, make_plant
 from tests.conformance.webhook_kit import SECRET, ChatSystem, signed
-from tests.servers import Postgres, Redis
+from tests.servers import Postgres, Redis, until
 
 from wakeloop.store import queries
 from wakeloop.testing.slack import ALICE, BOT_TOKEN, SIGNING_SECRET, SlackStandIn
@@ -102,7 +102,7 @@ def run_of(plant: Plant, id: str) -> RunView:
             view = run_view(queries.find_run(connection, UUID(id)), None)
         return view if view.status not in ("queued", "running", "waiting") else None
 
-    return eventually(look, f"run {id} is not over")
+    return until(look, f"run {id} is not over")
 
 
 def recorded(plant: Plant, contact: str) -> list[tuple[str, int]]:
@@ -114,7 +114,7 @@ def recorded(plant: Plant, contact: str) -> list[tuple[str, int]]:
 
 
 def wait_until_recorded(plant: Plant, contact: str) -> None:
-    eventually(
+    until(
         lambda: recorded(plant, contact)[0][0] in ("sent", "delivered"), f"the question to {contact} is open"
     )
 
@@ -129,7 +129,7 @@ def test_what_slack_took_before_a_crash_is_found_and_not_sent_again(
         wait_until_recorded(plant, "slack")
         assert slack.press(taken, "open").status == 200
         assert run_of(plant, run).result == "slack: open"
-        eventually(lambda: not taken.labels, "the buttons are still there")
+        until(lambda: not taken.labels, "the buttons are still there")
 
     assert [message.ts for message in slack.messages] == [taken.ts]
     assert "Answered by slack: open" in taken.shown
@@ -177,7 +177,7 @@ def test_what_telegram_took_before_a_crash_comes_twice_and_either_copy_may_be_an
             answer = telegram.press(copies[copy], label)
             assert answer is not None and answer.status == 200
         assert run_of(plant, run).result == "telegram: open"
-        eventually(lambda: not telegram.messages[1].buttons, "the second copy still has its buttons")
+        until(lambda: not telegram.messages[1].buttons, "the second copy still has its buttons")
 
     first, second = telegram.messages[:2]
     assert "Shall I open the gate?" in first.text

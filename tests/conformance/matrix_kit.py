@@ -23,7 +23,7 @@ from urllib.request import Request, urlopen
 
 from tests.conformance.channel_kit import using
 from tests.conformance.matrix_homeserver import HomeServer
-from tests.http_kit import eventually
+from tests.servers import until
 
 from wakeloop.channel import ChannelServices, DeliveryUpdate, Incoming, Outgoing
 from wakeloop_channels.matrix import MatrixChannel
@@ -144,7 +144,7 @@ class Person:
 
     def accept(self) -> str:
         """Join the only room to which this person is invited."""
-        eventually(lambda: self.rooms("invite"))
+        until(lambda: self.rooms("invite"))
         (room,) = self.rooms("invite")
         self.join(room)
         return str(room)
@@ -188,7 +188,7 @@ def homeserver(folder: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(run) as process:
         try:
-            eventually(lambda: _answers(url), seconds=60)
+            until(lambda: _answers(url), seconds=60)
             yield url
         finally:
             process.terminate()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from tests.conformance.store_kit import LEASE, Store
-from tests.servers import poll
 
 from wakeloop import Agent
 from wakeloop.desk import Desk
@@ -117,12 +116,6 @@ class Rig:
         sessions = self.timers.sweep().sessions
         assert self.executor.submit(sessions).wait(30)
         return doomed.held, len(sessions)
-
-    def until(self, holds: Callable[[], bool]) -> None:
-        for _ in poll(30):
-            if holds():
-                return
-        raise AssertionError("it did not come about")
 
     def statuses(self) -> dict[str, int]:
         rows = self.store.rows("SELECT status, count(*) AS many FROM runs GROUP BY status")

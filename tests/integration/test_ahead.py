@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.conformance.store_kit import EVERY_STORE, claim, make_stores
 from tests.integration.ahead_kit import MANY, Rig
+from tests.servers import until
 
 from wakeloop import Context, agent
 from wakeloop.events import Message
@@ -31,7 +32,7 @@ async def sleeper(ctx: Context[None]) -> str:
 def lull(rig: Rig, count: int) -> None:
     """Put so many to sleep until the instant."""
     rig.start("sleeper", map(str, range(count)), rig.instant.isoformat())
-    rig.until(lambda: rig.statuses() == {"waiting": count} and rig.executor.held == 0)
+    until(lambda: rig.statuses() == {"waiting": count} and rig.executor.held == 0)
 
 
 def results(rig: Rig) -> dict[str, int]:
@@ -58,7 +59,7 @@ def test_a_crowd_is_handed_over_ahead_and_runs_on_time(rig: Rig) -> None:
     early = rig.approach(AHEAD + timedelta(seconds=1))
     swept = rig.approach(AHEAD - timedelta(seconds=1))
     ticket = rig.executor.submit(swept.sessions)
-    rig.until(lambda: rig.executor.held == MANY and rig.executor.is_idle)
+    until(lambda: rig.executor.held == MANY and rig.executor.is_idle)
     before = (len(awake), rig.statuses())
     rig.move(rig.instant - timedelta(microseconds=1))
     is_over = ticket.wait(1.5)
@@ -106,15 +107,15 @@ def test_what_comes_for_a_session_that_is_held_ahead_is_not_left_lying(rig: Rig)
     """A message in the last seconds of a sleep ends it, as at any other time."""
     lull(rig, MANY)
     rig.executor.submit(rig.approach(timedelta(seconds=2)).sessions)
-    rig.until(lambda: rig.executor.held == MANY)
+    until(lambda: rig.executor.held == MANY)
     facts = {"id": str(rig.store.id()), "from": "ann", "channel": "sms", "text": "up!", "at": rig.store.now}
     rig.post("sleeper", "7", Message.model_validate(facts))
 
-    rig.until(lambda: results(rig) == {"woken": 1})
+    until(lambda: results(rig) == {"woken": 1})
     assert [key for key, _ in awake] == ["7"]
     assert rig.executor.held == MANY - 1
     rig.move(rig.instant)
-    rig.until(lambda: results(rig) == {"woken": 1, "slept": MANY - 1})
+    until(lambda: results(rig) == {"woken": 1, "slept": MANY - 1})
 
 
 def test_what_a_dead_worker_held_ahead_wakes_with_another(rig: Rig) -> None:

@@ -14,7 +14,8 @@ from uuid import uuid4
 
 import pytest
 from pydantic import BaseModel
-from tests.client_kit import Site, served, until
+from tests.client_kit import Site, served
+from tests.servers import until
 
 from wakeloop import Approval, AsyncClient, Client, Denied, RequestCancelled
 from wakeloop.errors import NotAllowed, NotFound, NotPossible

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.servers import Postgres, poll
+from tests.servers import Postgres, poll, until
 
 from wakeloop.channel import DeliveryStatus, DeliveryUpdate, Incoming, Inlet
 from wakeloop.dispatch import Dispatcher, TurnMessage
@@ -106,13 +106,6 @@ class Pond:
 
 def expected(count: int) -> list[str]:
     return [f"message {n}" for n in range(1, count + 1)]
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    for _ in poll(seconds):
-        if condition():
-            return
-    raise AssertionError(f"after {seconds} s still not: {what}")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -302,7 +295,7 @@ def test_while_the_database_is_away_nothing_is_lost(tmp_path: Path) -> None:
 
         server.stop()
         pond.write(2)
-        until(lambda: process.channel.listening == 0, "silent", 30)
+        until(lambda: process.channel.listening == 0, "silent", seconds=30)
         server.start()
 
         assert pond.wait_for(process, 4) == expected(4)

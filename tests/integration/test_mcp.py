@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, TextContent
-from tests.client_kit import Site, served, until
+from tests.client_kit import Site, served
+from tests.servers import until
 
 WAKELOOP = str(Path(sys.executable).with_name("wakeloop"))
 

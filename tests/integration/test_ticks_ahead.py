@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from tests.conformance.store_kit import EVERY_STORE, claim, make_stores
 from tests.integration.ahead_kit import Rig
+from tests.servers import until
 
 from wakeloop import Context, agent, at, cron, on_message, on_signal, step, timers
 from wakeloop.events import Call, Message, Signal, Tick
@@ -101,7 +102,7 @@ def schedule(rig: Rig, count: int, trigger: Any = None, *, first: int = 0) -> No
     before = rig.statuses().get("completed", 0)
     keys = map(str, range(first, first + count))
     rig.start("ticker", keys, spec(trigger or cron(ONCE)))
-    rig.until(lambda: rig.statuses().get("completed", 0) == before + count and rig.executor.held == 0)
+    until(lambda: rig.statuses().get("completed", 0) == before + count and rig.executor.held == 0)
 
 
 def of_ticks(rig: Rig, key: str = "%") -> list[Any]:
@@ -120,7 +121,7 @@ def test_ticks_of_a_crowd_are_in_memory_before_their_time_and_begin_at_it(rig: R
     swept = rig.approach(AHEAD - timedelta(seconds=1))
     queued = {(row.status, str(row.wake_at) == str(row.nominal)) for row in of_ticks(rig)}
     ticket = rig.executor.submit(swept.sessions)
-    rig.until(lambda: rig.executor.held == MANY and rig.executor.is_idle)
+    until(lambda: rig.executor.held == MANY and rig.executor.is_idle)
     rig.move(rig.instant - timedelta(microseconds=1))
     is_over = ticket.wait(1.5)
     before = list(ticks)
@@ -212,17 +213,17 @@ def test_a_wakeup_that_is_cancelled_in_its_last_seconds_does_not_tick(
     swept = rig.approach(timedelta(seconds=2))
     if is_held:
         rig.executor.submit(swept.sessions)
-        rig.until(lambda: rig.executor.held == MANY)
+        until(lambda: rig.executor.held == MANY)
     facts = {"type": "stop", "id": "s", "time": rig.store.now}
     rig.post("ticker", "7", Signal.model_validate(facts))
     if not is_held:
         [session] = rig.store.rows("SELECT id FROM sessions WHERE agent = 'ticker' AND key = '7'")
         rig.executor.submit([session.id])
-    rig.until(lambda: [row.status for row in of_ticks(rig, "7")] == ["cancelled"])
+    until(lambda: [row.status for row in of_ticks(rig, "7")] == ["cancelled"])
     rig.move(rig.instant)
     rig.executor.submit(swept.sessions)
 
-    rig.until(lambda: len(ticks) == MANY - 1)
+    until(lambda: len(ticks) == MANY - 1)
     assert "7" not in {key for key, _, _ in ticks}
     [stopped] = rig.store.rows("SELECT result FROM runs WHERE result LIKE '[%'")
     assert json.loads(stopped.result) == [rig.instant.isoformat()]
@@ -251,33 +252,33 @@ def test_a_session_that_is_busy_ticks_beside_that(rig: Rig) -> None:
     schedule(rig, MANY)
     rig.move(rig.instant - timedelta(seconds=10))
     rig.start("ticker", ["7"], {"work": True})
-    rig.until(lambda: rig.statuses().get("running") == 1)
+    until(lambda: rig.statuses().get("running") == 1)
     swept = rig.approach(timedelta(seconds=2))
     assert not rig.executor.submit(swept.sessions).wait(1.0)
     before = list(ticks)
     rig.move(rig.instant)
 
-    rig.until(lambda: len(ticks) == MANY)
+    until(lambda: len(ticks) == MANY)
     assert len(swept.sessions) == MANY - 1
     assert before == []
     assert "7" in {key for key, _, _ in ticks}
     may_end.set()
-    rig.until(lambda: rig.executor.held == 0)
+    until(lambda: rig.executor.held == 0)
 
 
 def test_a_session_is_not_busy_with_what_is_still_to_come(rig: Rig) -> None:
     """`while_busy="reject"` rejects nothing because of a tick that is queued ahead."""
     schedule(rig, MANY)
     rig.start("prim", ["p"], None)
-    rig.until(lambda: rig.store.rows("SELECT 1 FROM runs WHERE result = '\"call\"'") != [])
+    until(lambda: rig.store.rows("SELECT 1 FROM runs WHERE result = '\"call\"'") != [])
     rig.executor.submit(rig.approach(timedelta(seconds=2)).sessions)
-    rig.until(lambda: rig.executor.held == MANY + 1)
+    until(lambda: rig.executor.held == MANY + 1)
     rig.post("prim", "p", Signal.model_validate({"type": "stop", "id": "s", "time": rig.store.now}))
 
-    rig.until(lambda: rig.store.rows("SELECT 1 FROM runs WHERE result = '\"signal\"'") != [])
+    until(lambda: rig.store.rows("SELECT 1 FROM runs WHERE result = '\"signal\"'") != [])
     assert rig.store.rows("SELECT 1 FROM runs WHERE result = '\"tick\"'") == []
     rig.move(rig.instant)
-    rig.until(lambda: rig.store.rows("SELECT 1 FROM runs WHERE result = '\"tick\"'") != [])
+    until(lambda: rig.store.rows("SELECT 1 FROM runs WHERE result = '\"tick\"'") != [])
 
 
 @pytest.mark.parametrize(
@@ -297,10 +298,10 @@ def test_whether_it_overlaps_is_decided_when_its_time_has_come(
     rig.instant = rig.store.now.replace(second=0, microsecond=0) + timedelta(minutes=1)
     for number in (1, 2):
         rig.executor.submit(rig.approach(timedelta(seconds=2)).sessions)
-        rig.until(lambda: rig.executor.held == MANY and rig.executor.is_idle)
+        until(lambda: rig.executor.held == MANY and rig.executor.is_idle)
         before = [row.status for row in of_ticks(rig, "7")]
         rig.move(rig.instant)
-        rig.until(lambda: rig.executor.held == 0)
+        until(lambda: rig.executor.held == 0)
         if number == 1:
             rig.instant += timedelta(minutes=1)
     after = [row.status for row in of_ticks(rig, "7")]
@@ -311,7 +312,7 @@ def test_whether_it_overlaps_is_decided_when_its_time_has_come(
     assert before == ["waiting", "queued"]
     assert after == then
     assert idle.is_empty
-    rig.until(lambda: [row.status for row in of_ticks(rig, "7")] == at_last)
+    until(lambda: [row.status for row in of_ticks(rig, "7")] == at_last)
 
 
 @pytest.mark.parametrize("is_held", [True, False])
@@ -322,14 +323,14 @@ def test_a_deploy_that_ends_a_schedule_takes_back_what_it_had_queued(rig: Rig, i
     swept = rig.approach(timedelta(seconds=2))
     if is_held:
         rig.executor.submit(swept.sessions)
-        rig.until(lambda: rig.executor.held == MANY + 1 and rig.executor.is_idle)
+        until(lambda: rig.executor.held == MANY + 1 and rig.executor.is_idle)
     queued = [row.status for row in of_ticks(rig, "default")]
     rig.deploy(without, ticker, prim)
     rig.move(rig.instant)
     rig.executor.submit(swept.sessions)
 
-    rig.until(lambda: len([key for key, _, _ in ticks if key != "coded"]) == MANY)
-    rig.until(lambda: rig.executor.held == 0)
+    until(lambda: len([key for key, _, _ in ticks if key != "coded"]) == MANY)
+    until(lambda: rig.executor.held == 0)
     rig.executor.submit(rig.timers.sweep().sessions).wait(30)
     assert queued == ["queued"]
     assert [(row.status, row.started_at) for row in of_ticks(rig, "default")] == [("cancelled", None)]
@@ -365,12 +366,12 @@ def test_what_was_taken_back_leaves_the_memory_of_its_holder(rig: Rig) -> None:
     rig.timers.sync_schedules()
     schedule(rig, MANY)
     rig.executor.submit(rig.approach(timedelta(seconds=2)).sessions)
-    rig.until(lambda: rig.executor.held == MANY + 1 and rig.executor.is_idle)
+    until(lambda: rig.executor.held == MANY + 1 and rig.executor.is_idle)
     rig.deploy(without, ticker, prim)
 
-    rig.until(lambda: rig.executor.held == MANY)
+    until(lambda: rig.executor.held == MANY)
     rig.move(rig.instant)
-    rig.until(lambda: len(ticks) == MANY)
+    until(lambda: len(ticks) == MANY)
     assert "coded" not in {key for key, _, _ in ticks}
 
 
@@ -390,13 +391,13 @@ def test_a_session_that_kills_its_workers_is_parked_and_a_tick_to_come_is_not(ri
     with rig.store.database.begin() as connection:
         connection.exec_driver_sql("UPDATE sessions SET takeovers = 5")
     rig.executor.submit(swept.sessions)
-    rig.until(lambda: rig.executor.held == MANY)
+    until(lambda: rig.executor.held == MANY)
     ahead_of_time = {row.status for row in of_ticks(rig)}
     rig.executor.drop()
     rig.move(rig.instant + timedelta(seconds=15))
     rig.executor.submit(rig.timers.sweep().sessions)
 
-    rig.until(lambda: {row.status for row in of_ticks(rig)} == {"stuck"})
+    until(lambda: {row.status for row in of_ticks(rig)} == {"stuck"})
     assert ahead_of_time == {"queued"}
     assert ticks == []
 
