@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from wakeloop.errors import ConfigurationError
 from wakeloop.events import Signal
+from wakeloop.functions import annotated, resolved
 from wakeloop.triggers import At, Cron, Every, OnMessage, OnSignal, Schedule, Trigger
 
 if TYPE_CHECKING:
@@ -118,6 +119,12 @@ def agent(
                 )
         if state is not None:
             _check_state(chosen, state)
+        wanted = _state_of(handler)
+        if wanted is not None and (state is None or not issubclass(state, wanted)):
+            raise ConfigurationError(
+                f"agent {chosen}: its context is annotated Context[{wanted.__name__}], and its state is "
+                f"{'none' if state is None else state.__name__}: write @agent(…, state={wanted.__name__})"
+            )
         if queue is not None and not (isinstance(queue, str) and queue.strip()):
             raise ConfigurationError(
                 f"agent {chosen}: queue must be the name of a Celery queue, not {queue!r}"
@@ -136,6 +143,17 @@ def agent(
     if len(triggers) == 1 and inspect.isfunction(triggers[0]):
         raise ConfigurationError("write @agent() with parentheses; triggers go between them")
     return define
+
+
+def _state_of(handler: Handler) -> type[BaseModel] | None:
+    """The model that the handler's context is annotated with, if that can be told while it is defined."""
+    target = annotated(handler)
+    try:
+        context = next(iter(inspect.signature(target).parameters.values()))
+        (model,) = get_args(resolved(target, context.name, context.annotation))
+    except Exception:  # whatever an annotation raises: type checkers may know more
+        return None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
 def _check_state(name: str, state: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from wakeloop import conversation, crashpoints, garbage, meters, progress
 from wakeloop.alive import new_owner
@@ -174,7 +174,7 @@ class Executor:
         left = list(self._turns)
         self.drop()
         if left:
-            with contextlib.suppress(DBAPIError), self._database.begin() as connection:
+            with contextlib.suppress(SQLAlchemyError), self._database.begin() as connection:
                 leases.hand_back(connection, left, owner=self.owner, now=self._database.now())
 
     def drop(self) -> None:
@@ -313,7 +313,7 @@ class Executor:
         reason = WakeloopError(f"the database refused what this run was to record: {_cause(error)}")
         failure = RunError(failure=describe(reason)).model_dump_json(exclude_none=True)
         for one in commits:
-            with contextlib.suppress(DBAPIError), self._database.begin() as connection:
+            with contextlib.suppress(SQLAlchemyError), self._database.begin() as connection:
                 repair.park(connection, one, failure, now=self._database.now())
             log.warning("runs parked", session=one.session.name)
 

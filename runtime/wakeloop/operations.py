@@ -160,7 +160,7 @@ class Operations:
         present = queries.find_run(connection, row.id)
         if present is None or present.status not in PARKED_RUN:
             raise NotPossible(
-                f"somebody else has retried or cancelled run {row.id} just now: look at it again with `wakeloop show`"
+                f"somebody else has retried or cancelled run {row.id} just now: look at it again with `wakeloop runs show`"
             )
         return session, present
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from wakeloop import calendar, crashpoints, meters, tracing
 from wakeloop.alive import is_dead
@@ -435,7 +435,7 @@ class TimerThread:
         try:
             wait = work()
         except Exception as error:
-            trouble = "the database" if isinstance(error, DBAPIError) else "the broker"
+            trouble = "the database" if isinstance(error, SQLAlchemyError) else "the broker"
             if trouble != self._trouble:
                 cause = str(getattr(error, "orig", None) or error)
                 log.warning(

@@ -35,6 +35,12 @@ from wakeloop.events import Message, Signal
 KEY_CHARACTERS = 200
 """As many as a session's key may have: it is in an index, and in every list."""
 
+
+def is_key(key: object) -> bool:
+    """Whether a session may have this key."""
+    return isinstance(key, str) and 1 <= len(key) <= KEY_CHARACTERS and "\x00" not in key
+
+
 Misfire = Literal["fire_once", "skip", "fire_all"]
 """What becomes of occurrences that came due while nothing was running."""
 
@@ -434,7 +440,7 @@ def _placeholders(key: str) -> tuple[str, ...]:
 def _session_key(key: object, of: str) -> str:
     if not (isinstance(key, str) and key):
         raise WakeloopError(f"the session key for {of} is {key!r}; it must be a non-empty string", key=key)
-    if len(key) > KEY_CHARACTERS or "\x00" in key:
+    if not is_key(key):
         raise WakeloopError(
             f"the session key for {of} has {len(key):,} characters; it has at most {KEY_CHARACTERS}, and none of them NUL",
             key=key,

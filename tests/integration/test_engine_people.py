@@ -505,10 +505,14 @@ def test_sleeping_never_ends_early_and_the_past_is_over_at_once() -> None:
         lambda ctx: ctx.receive(type=int),
         lambda ctx: ctx.receive(from_="nobody"),
         lambda ctx: ctx.receive(timeout="soon"),
+        lambda ctx: ctx.spawn("asks", key=""),
+        lambda ctx: ctx.spawn("asks", key="k" * 201),
+        lambda ctx: ctx.spawn("asks", key="\x00"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(handler: Any) -> None:
-    """A time without a zone, a duration that is none, an unknown contact: the run fails with the reason."""
+    """A time without a zone, a duration that is none, an unknown contact, a key that no list could show: the run fails with
+    the reason."""
 
     @agent()
     async def asks(ctx: Context[None]) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tests.conformance.store_kit import EVERY_STORE, Store, after, change, claim, look, make_stores, running
 from tests.servers import Postgres
 
-from wakeloop import Context, agent, cron
+from wakeloop import Context, agent, cron, step
 from wakeloop.clock import OffsetClock
 from wakeloop.engine.journal import Kind, Record
 from wakeloop.store import inbox, turns
@@ -224,7 +224,7 @@ async def healthy(ctx: Context[None]) -> None:
 
 @agent(cron("0 9 * * *"))
 async def poisoned(ctx: Context[None]) -> None:
-    await ctx.spawn("healthy", key="PostgreSQL takes no \x00 in a text")
+    await step(lambda: None, name="PostgreSQL takes no \x00 in a text")()
 
 
 def test_a_poisoned_session_does_not_stop_those_it_is_committed_with(postgres_server: Postgres) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from opentelemetry import trace
 from tests.integration.api_kit import Site, sites
 from tests.integration.engine_kit import PEOPLE, tell
-from tests.integration.test_callbacks import receiving
+from tests.integration.test_callbacks import Receiver
 from tests.trace_kit import Traces, facts, id_of, linked, parent_of, trace_of, tracing_on
 
 from wakeloop import AsyncClient, Client, Context, agent, cron, on_message, step, tracing
@@ -464,14 +464,14 @@ def test_a_client_takes_the_span_of_its_caller_along(traces: Traces, make_site: 
 def test_a_callback_takes_the_trace_to_the_program(traces: Traces, make_site: Callable[..., Site]) -> None:
     """The program's own spans can be children of the delivery."""
     site = make_site(callback_hosts=["127.0.0.1"])
-    with receiving() as receiver, site.working():
+    with Receiver() as receiver, site.working():
         made = site.ask(callback_url=receiver.url)
         site.post(f"/requests/{made['id']}/answer", {"contact": "alice", "text": "Monday"})
         receiver.wait(1)
 
     sent = traces.wait_for("send callback")[0]
     [decided] = traces.wait_for("POST /api/v1/requests/{id}/answer")
-    assert receiver.got[0][0]["traceparent"].startswith(f"00-{trace_of(decided)}-{id_of(sent)}-")
+    assert receiver.came[0].headers["traceparent"].startswith(f"00-{trace_of(decided)}-{id_of(sent)}-")
 
 
 def test_a_line_of_the_log_names_the_current_span(traces: Traces, caplog: pytest.LogCaptureFixture) -> None:

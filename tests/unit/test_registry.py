@@ -233,12 +233,23 @@ def test_of_two_agents_with_one_name_the_first_is_kept(tmp_path: Path) -> None:
     )
 
 
+STATES = """
+from pydantic import BaseModel
+from wakeloop import Context, agent
+class Memory(BaseModel):
+    days: int = 0
+class More(Memory):
+    weeks: int = 0
+class Other(BaseModel): ...
+"""
 BROKEN = [
     ("x = 1\ny = undefined\n", 2, "NameError: name 'undefined' is not defined"),
     ("x = 1\n\ndef f(:\n", 3, "SyntaxError: invalid syntax"),
     ("def f():\nreturn 1\n", 2, "IndentationError: expected an indented block"),
     ("from wakeloop.agent import agent\n\n@agent(queue=5)\nasync def f(ctx): ...\n", 3, "agent f: queue must be the name of a Celery queue, not 5"),
     ("from wakeloop.agent import agent\n\n@agent(state=int)\nasync def f(ctx): ...\n", 3, "agent f: state must be a pydantic model class"),
+    (f"{STATES}\n@agent()\nasync def f(ctx: Context[Memory]): ...\n", 10, "Context[Memory], and its state is none: write @agent(…, state=Memory)"),
+    (f"{STATES}\n@agent(state=Other)\nasync def f(ctx: 'Context[Memory]'): ...\n", 10, "Context[Memory], and its state is Other: write"),
     ("from wakeloop.triggers import cron\n\nWHEN = cron(\n  'often',\n)\n", 3, "cron 'often': the number of fields is 1"),
     ("import json\njson.loads('{')\n", 2, "JSONDecodeError: "),
     ("import sys\nsys.exit('bye')\n", 2, "SystemExit: bye: a file of agents must not end the process"),
@@ -265,6 +276,25 @@ def test_a_broken_file_is_a_problem_with_its_line_and_the_others_load(
     assert (problem.file, problem.line) == (tmp_path / "broken.py", line)
     assert said in problem.message
     assert str(problem) == f"{tmp_path}/broken.py:{line}: {problem.message}"
+
+
+def test_a_state_may_be_more_than_the_context_says_and_what_cannot_be_read_is_left_to_type_checkers(
+    tmp_path: Path,
+) -> None:
+    """A model that is derived, none, a variable of types, a name that is known to type checkers only."""
+    handlers = [
+        ("state=More", "Context[Memory]"), ("", "Context[None]"), ("state=More", "Context"), ("state=More", "'Context[S]'"),
+        ("state=More", "'Context[Unknown]'"), ("", "Context[Any]"),
+    ]  # fmt: skip
+    text = f"from typing import Any, TypeVar\n{STATES}\nS = TypeVar('S')\n" + "".join(
+        f"@agent({state})\nasync def f{number}(ctx: {context}): ...\n"
+        for number, (state, context) in enumerate(handlers)
+    )
+    write(tmp_path, a=text)
+
+    loaded = load_folder(tmp_path)
+
+    assert (len(loaded.agents), loaded.problems) == (len(handlers), ())
 
 
 def test_a_problem_within_a_package_is_told_in_its_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wakeloop.events import Signal
 from wakeloop.status import OPEN_RUN, RunStatus
 from wakeloop.store import queries
 from wakeloop.terminal import STATUS_STYLES, error_console, short
-from wakeloop.triggers import KEY_CHARACTERS
+from wakeloop.triggers import KEY_CHARACTERS, is_key
 from wakeloop.views import RunView, run_view
 from wakeloop.wiring import Runtime
 
@@ -41,7 +41,7 @@ def start(
     """Start a run of an agent by hand."""
     choices = chosen(ctx, config, json)
     value = _json(input, "--input")
-    if not 1 <= len(key) <= KEY_CHARACTERS:
+    if not is_key(key):
         raise typer.BadParameter(
             f"a session's key has from 1 to {KEY_CHARACTERS} characters, this one {len(key)}",
             param_hint="--key",

@@ -35,7 +35,7 @@ from wakeloop.errors import NotFound, ValueTooLarge
 from wakeloop.events import ANY_SIGNAL, Attachment, Event, Message, Signal, Tick
 from wakeloop.gates import Approval
 from wakeloop.people import Card
-from wakeloop.triggers import Schedule
+from wakeloop.triggers import KEY_CHARACTERS, Schedule, is_key
 
 if TYPE_CHECKING:
     from wakeloop.engine.execution import Execution
@@ -284,8 +284,10 @@ class Context(Generic[S]):
         default. Raises NotFound if no agent of that name is known, NotSerializable for an input that is no JSON."""
         name = agent.name if isinstance(agent, Agent) else agent
         text = JSON_CODEC.dump(plain(input), f"the input of agent {name}")
-        if key is not None and not (isinstance(key, str) and key):
-            raise TypeError(f"spawn({name}, key={key!r}): a session's key is a text that is not empty")
+        if key is not None and not is_key(key):
+            raise TypeError(
+                f"spawn({name}, key={key!r:.100}): a session's key is a text of 1 to {KEY_CHARACTERS} characters without NUL"
+            )
         run = self._run
 
         def effect() -> tuple[str, list[Command]]:

@@ -216,7 +216,7 @@ class SessionCommit:
     release: let go of the session; it is next due at `due_at`. It is kept all the same if something arrived for it
     since it was loaded.
     closed_runs: runs whose open requests end with them. retargeted: inbox items that are kept for one run, as (item,
-    run). answers: what spawned runs came to. struck: runs that were queued ahead, and whose time has come."""
+    run). signals: for the runs that wait for one. answers: what spawned runs came to. struck: runs that were queued ahead, and whose time has come."""
 
     session: SessionRow
     state: str | None = None
