@@ -72,6 +72,21 @@ def findings(*options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     return result.exit_code, found
 
 
+def test_a_trigger_that_names_nobody_is_told_with_the_nearest_name(project: Path) -> None:
+    """Its agent loads, and would never wake."""
+    code = "from wakeloop import Context, agent, on_message\n\n@agent(on_message(channel=['sms', 'smss'], contact='alcie'))\n"
+    (project / "agents" / "deaf.py").write_text(f"{code}async def deaf(ctx: Context[None]) -> None: ...\n")
+
+    status, found = findings("--offline")
+
+    assert status == 0
+    assert [(one["verdict"], one["what"]) for one in found["agent deaf"]] == [
+        ("warn", "on_message(contact='alcie'): there is no such contact; did you mean 'alice'?"),
+        ("warn", "on_message(channel='smss'): there is no such channel; did you mean 'sms'?"),
+    ]
+    assert "agent echo" not in found
+
+
 def test_a_provider_is_asked_whether_the_credentials_work(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,12 +15,13 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from wakeloop import __version__
+from wakeloop.agent import Agent
 from wakeloop.channel import Channel
 from wakeloop.cli.ailments import Finding, check_address, check_providers, check_work
 from wakeloop.cli.base import Config, Json, chosen, console, print_json, quiet, table
 from wakeloop.errors import ConfigurationError, SchemaMismatch
 from wakeloop.listeners import listening
-from wakeloop.people import People
+from wakeloop.people import People, suggestion
 from wakeloop.registry import load_folder
 from wakeloop.settings import Settings, load_settings
 from wakeloop.store import listeners
@@ -177,6 +178,26 @@ def _agents(settings: Settings) -> Iterator[Finding]:
             what=str(problem),
             advice="correct the file; the others work without it",
         )
+    for agent in loaded.agents:
+        yield from _takes(agent, settings)
+
+
+def _takes(agent: Agent, settings: Settings) -> Iterator[Finding]:
+    """The contacts and channels from which an agent would take messages, and none will come."""
+    addresses = {name for contact in settings.contacts.values() for name in contact.addresses}
+    channels = wanted_channels(settings, addresses)
+    for trigger in agent.message_triggers:
+        for what, wanted, known in (
+            ("contact", trigger.contact, settings.contacts),
+            ("channel", trigger.channel, channels),
+        ):
+            for name in sorted((wanted or set()) - set(known)):
+                yield Finding(
+                    verdict="warn",
+                    about=f"agent {agent.name}",
+                    what=f"on_message({what}={name!r}): there is no such {what}{suggestion(name, known, f'{what}s')}",
+                    advice=f"correct the name, or add [{what}s.{name}] to wakeloop.toml",
+                )
 
 
 def _channels(settings: Settings) -> Iterator[tuple[Finding, str, Channel | None]]:
