@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from kombu.transport import redis
+from redis.exceptions import ConnectionError, TimeoutError
 
 
 class Channel(redis.Channel):
@@ -28,6 +29,15 @@ class Channel(redis.Channel):
         if kept is None or kept.connection_pool is not self.pool:
             kept = self._kept = super()._create_client()
         return kept
+
+    def queue_delete(self, *args: Any, **options: Any) -> Any:
+        """A channel that is closed because the server went away can delete no queue there: an error would keep it half open,
+        and Celery would put it on the log as a mistake of its own, at length."""
+        try:
+            return super().queue_delete(*args, **options)
+        except (ConnectionError, TimeoutError):
+            if not self._closing:
+                raise
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):

@@ -272,7 +272,8 @@ def test_poison_on_the_queue_ends_no_worker(redis: Redis, record: Path, dispatch
 
 
 def test_claiming_goes_on_through_an_outage_and_messages_flow_after_it(record: Path) -> None:
-    """Redis stops for some seconds: the worker lives, dispatching raises quickly, and all resumes by itself."""
+    """Redis stops for some seconds: the worker lives and says so in few words, dispatching raises quickly, and all resumes by
+    itself."""
     with Redis() as redis, Worker(redis, record, RECORD_CLAIMS="yes") as worker:
         worker.wait_until(lambda: len(worker.events("turn")) >= 2)
 
@@ -280,6 +281,7 @@ def test_claiming_goes_on_through_an_outage_and_messages_flow_after_it(record: P
         worker.wait_until(lambda: len(worker.events("refused")) >= 3)
         redis.start()
 
+        assert "Traceback" not in worker.output
         restarted = time.monotonic()
         claimed = len(worker.events("claimed"))
         worker.wait_until(lambda: len(worker.events("claimed")) > claimed, seconds=15)
