@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 LEARN_TIME_SECONDS = 5.0
 BUSY_TIMEOUT_SECONDS = 30
-POOL_SIZE = 10
 _NEVER = float("-inf")
 
 _SQLITE_OUTAGES = frozenset(
@@ -49,7 +48,7 @@ class Database:
     PostgreSQL: psycopg 3, READ COMMITTED, rows locked in the order of their ids.
     """
 
-    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+    def __init__(self, url: str, *, clock: Clock | None = None, pool_size: int = 10) -> None:
         """Raises ConfigurationError for a URL that names no database wakeloop works with. Connects to nothing yet."""
         self.url, self._driver = _read_url(url)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
@@ -58,16 +57,16 @@ class Database:
         if clock is None and self.is_postgres:
             clock = self._follow = OffsetClock()
         self._clock: Clock = clock or SystemClock()
-        self.engine = self._make_engine()
+        self.engine = self._make_engine(pool_size)
         # The pool is the same. SQLite's driver is left as it is: it commits a statement by itself unless one was begun.
         self._lone = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.is_postgres else self.engine
         )
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self, pool_size: int) -> Engine:
         if self.is_postgres:
             return sa.create_engine(
-                self.url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_timeout=30, pool_recycle=3600,
+                self.url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=30, pool_recycle=3600,
                 connect_args={"connect_timeout": 10, "application_name": "wakeloop", **self._driver},
             )  # fmt: skip
         options: dict[str, Any] = {
@@ -78,7 +77,7 @@ class Database:
             options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
         else:
             Path(str(self.url.database)).expanduser().parent.mkdir(parents=True, exist_ok=True)
-            options |= {"pool_size": POOL_SIZE, "max_overflow": POOL_SIZE}
+            options |= {"pool_size": pool_size, "max_overflow": pool_size}
         engine = sa.create_engine(self.url, **options)
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
