@@ -346,7 +346,7 @@ def test_a_deploy_that_is_undone_in_a_crowds_last_seconds_costs_no_tick(rig: Rig
     swept = rig.approach(timedelta(seconds=3))
     if is_held:
         rig.executor.submit(swept.sessions)
-        rig.until(lambda: rig.executor.held == MANY + 1 and rig.executor.is_idle)
+        until(lambda: rig.executor.held == MANY + 1 and rig.executor.is_idle)
     rig.deploy(without, ticker, prim)
     rig.approach(timedelta(seconds=2))
     rig.deploy(coded, ticker, prim)
@@ -354,10 +354,10 @@ def test_a_deploy_that_is_undone_in_a_crowds_last_seconds_costs_no_tick(rig: Rig
     rig.executor.submit([*swept.sessions, *rig.timers.sweep().sessions])
 
     # Who began what was taken back lets go of its session.
-    rig.until(lambda: len({key for key, _, _ in ticks}) >= MANY and rig.executor.held == 0)
+    until(lambda: len({key for key, _, _ in ticks}) >= MANY and rig.executor.held == 0)
     rig.executor.submit(rig.timers.sweep().sessions)
 
-    rig.until(lambda: "completed" in {row.status for row in of_ticks(rig, "default")})
+    until(lambda: "completed" in {row.status for row in of_ticks(rig, "default")})
     assert sorted(row.status for row in of_ticks(rig, "default")) == ["cancelled", "completed"]
 
 

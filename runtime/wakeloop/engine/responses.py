@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator
@@ -12,13 +11,16 @@ if TYPE_CHECKING:
     from requests import Response
 
 
+_RESPONSE = ("requests.models", "Response")
+
+
 def journaled(annotation: Any) -> Any:
     """An annotation as pydantic takes it: with how a `requests.Response` is written and read, if it is that class.
 
     Kept are its status, reason, URL, headers, encoding and body; cookies, history and the request that was made are not.
     """
-    requests = sys.modules.get("requests")
-    if requests is None or annotation is not requests.Response:
+    # By its name: it may not be imported yet, or be in the middle of that in another thread.
+    if (getattr(annotation, "__module__", ""), getattr(annotation, "__qualname__", "")) != _RESPONSE:
         return annotation
     return Annotated[annotation, PlainValidator(_load), PlainSerializer(_dump)]
 
