@@ -79,4 +79,6 @@ def signal_posts(registry: Registry, signal: Signal) -> tuple[list[Post], Emitte
         for agent, key in registry.listeners(signal)
     ]
     others = frozenset(agent.name for agent in registry.agents if not agent.has_trigger_for(signal))
-    return posts, Emitted(type=signal.type, agents=others, dedupe=dedupe, body=body)
+    # Of an agent that has triggers, any signal is any that they bring: not all that there are.
+    wide = frozenset(agent.name for agent in registry.agents if not agent.signal_triggers)
+    return posts, Emitted(type=signal.type, agents=others, wide=wide, dedupe=dedupe, body=body)

@@ -369,13 +369,17 @@ def test_only_sessions_that_wait_for_a_signal_are_found(store: Store) -> None:
     waiting(store, "message", Receiver(1))
     of = store.held("other").agent
 
-    def found(*types: str, agent: str = of) -> list[tuple[str, str]]:
-        signals = [Emitted(type=type, agents=frozenset({agent}), dedupe=type, body="{}") for type in types]
+    def found(*types: str, agent: str = of, wide: bool = True) -> list[tuple[str, str]]:
+        signals = [
+            Emitted(type=type, agents=frozenset({agent}), wide=frozenset({agent} if wide else ()), dedupe=type, body="{}")
+            for type in types
+        ]  # fmt: skip
         with store.database.read() as connection:
             return [(post.key, post.dedupe) for post in inbox.for_waiting(connection, signals)]
 
     assert found("paid") == [("any", "paid"), ("paid", "paid")]
     assert found("paid", "lost") == [("any", "paid"), ("paid", "paid"), ("any", "lost"), ("lost", "lost")]
+    assert found("paid", wide=False) == [("paid", "paid")]
     assert found("paid", agent="another") == []
     assert found() == []
 

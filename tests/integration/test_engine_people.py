@@ -414,7 +414,8 @@ def test_a_signal_is_for_every_run_that_waits_for_it_if_no_trigger_brings_it() -
 
 
 def test_a_trigger_says_for_which_session_a_signal_is() -> None:
-    """A run in another session that waits for the type does not get it."""
+    """A run in another session that waits for the type does not get it, and one that waits for any signal only what a trigger
+    brings, or what it names."""
 
     @agent(
         on_signal("order.placed", key="{order}"),
@@ -423,6 +424,19 @@ def test_a_trigger_says_for_which_session_a_signal_is() -> None:
     async def ships(ctx: Context[None]) -> Any:
         data: Any = (await ctx.receive(type="order.paid")).data
         return data["order"]
+
+    @agent(on_signal("alarm", match={"real": True}))
+    async def any_alarm(ctx: Context[None]) -> list[str]:
+        return [(await ctx.receive(type="all.clear")).type, (await ctx.receive(type=Signal)).type]
+
+    with Simulation([any_alarm]) as sim:
+        sim.signal("alarm", {"real": True})
+        sim.signal("all.clear")
+        sim.signal("order.placed")
+        sim.signal("alarm", {"real": False})
+        waiting = sim.runs()[0].status
+        sim.signal("alarm", {"real": True})
+        assert (waiting, [run.result for run in sim.runs()]) == ("waiting", [["all.clear", "alarm"]])
 
     with Simulation([ships]) as sim:
         sim.signal("order.placed", {"order": 1})

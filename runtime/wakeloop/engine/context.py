@@ -245,7 +245,7 @@ class Context(Generic[S]):
     ) -> Any:
         """Wait for the next message (`type=Message`), signal (`type=Signal`) or signal of one type (`type="invoice.paid"`)
         for this session. Which session a signal is for says the agent's `on_signal` that names its type; if none does, every
-        run of the agent that waits for it gets it. from_: only messages of that contact; by default of the one whose message started this run,
+        run of the agent that waits for it gets it (of one that waits for any: if the agent has no `on_signal` at all). from_: only messages of that contact; by default of the one whose message started this run,
         else of anyone. timeout: seconds or timedelta. Raises TimeoutError, NotFound for an unknown contact."""
         match: dict[str, Any]
         if type is Message:

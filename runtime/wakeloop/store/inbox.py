@@ -149,9 +149,13 @@ def for_waiting(connection: Connection, signals: Sequence[Emitted]) -> list[Post
         Post(agent=agent, key=key, kind="signal", dedupe=one.dedupe, body=one.body, trace=one.trace)
         for one in signals
         for agent, key in sorted(
-            {(row.agent, row.key) for row in found if row.signal in (one.type, ANY_SIGNAL)}
+            {
+                (row.agent, row.key)
+                for row in found
+                if (row.signal == one.type and row.agent in one.agents)
+                or (row.signal == ANY_SIGNAL and row.agent in one.wide)
+            }
         )
-        if agent in one.agents
     ]
 
 

@@ -200,10 +200,12 @@ class Receiver(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Emitted:
-    """A signal for the runs of these agents that wait for one of its type, in whatever session."""
+    """A signal for the runs of these agents that wait for one of its type, in whatever session. wide: those agents for whose
+    runs that wait for any signal it is, too."""
 
     type: str
     agents: frozenset[str]
+    wide: frozenset[str] = frozenset()
     dedupe: str
     body: str
     trace: str | None = field(default_factory=tracing.carried)
